@@ -1,0 +1,1 @@
+"""Benchmarks against peers: ``python -m benchmarks NAME [--json FILE] [--quick]``; one file each, public API only."""

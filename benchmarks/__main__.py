@@ -1,0 +1,50 @@
+"""Run benchmarks by name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pathlib
+import sys
+
+FOLDER = pathlib.Path(__file__).parent
+NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "__main__", "harness", "peers"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time diffimg against its peers in one process run.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="; ".join(NAMES) + " (default: all)")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows as JSON")
+    parser.add_argument("--quick", action="store_true", help="small sizes, within a minute")
+    parser.add_argument("--list", action="store_true", help="list the names")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print("\n".join(NAMES))
+        return 0
+    unknown = [n for n in options.names if n not in NAMES]
+    if unknown:
+        print(f"benchmark: expected one of {', '.join(NAMES)}, got {', '.join(unknown)}.", file=sys.stderr)
+        return 2
+    if options.json and not options.json.resolve().parent.is_dir():
+        print(f"--json: the folder of {options.json} does not exist.", file=sys.stderr)
+        return 2
+    tables = []
+    for name in options.names or NAMES:
+        try:
+            module = importlib.import_module(f"benchmarks.{name}")
+        except ModuleNotFoundError as error:
+            print(f"{name}: the peer {error.name} is not installed: pip install -e '.[bench]'", file=sys.stderr)
+            return 2
+        table = module.run(quick=options.quick)
+        table.show()
+        tables.append(table)
+    if options.json:
+        from benchmarks.harness import write_json
+
+        write_json(options.json, tables)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

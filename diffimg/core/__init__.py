@@ -1,0 +1,1 @@
+"""Pytrees, checks, loops and linear algebra; knows no imaging."""

@@ -1,0 +1,147 @@
+"""The one place where shapes, dtypes and ranges are checked at the public boundary.
+
+Every error names the argument, what was expected, what came, and how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def fail(argument: str, expected: str, got: str, remedy: str = "") -> NoReturn:
+    """Raise the project's ValueError."""
+    raise ValueError(f"{argument}: expected {expected}, got {got}." + (f" {remedy}" if remedy else ""))
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether a value can be looked at now (it is not being traced)."""
+    return not isinstance(value, jax.core.Tracer) and (
+        isinstance(value, (int, float, complex, bool, np.generic, np.ndarray, jax.Array))
+    )
+
+
+def describe(value: Any) -> str:
+    """dtype[shape] of an array-like, or the type's name."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    return f"{type(value).__name__} {value!r}" if np.isscalar(value) else type(value).__name__
+
+
+def array(argument: str, value: Any, remedy: str = "") -> Any:
+    """The value as an array; lists become NumPy arrays, pytrees and strings are refused."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if value.dtype == object:
+            fail(argument, "a numeric array", "an object array (rows of different length?)", remedy)
+        return value
+    try:
+        out = np.asarray(value)
+    except (ValueError, TypeError):
+        fail(argument, "a numeric array", describe(value), remedy)
+    if out.dtype.kind not in "biufc":
+        fail(argument, "a numeric array", describe(value), remedy)
+    return out
+
+
+def shape(argument: str, value: Any, expected: tuple[int, ...], axes: str = "", remedy: str = "") -> None:
+    """Shape must equal ``expected``; ``axes`` names the axes, e.g. ``[view, detector]``."""
+    if tuple(jnp.shape(value)) != tuple(expected):
+        fail(argument, f"shape {_text(expected)}{' ' + axes if axes else ''}", f"shape {_text(jnp.shape(value))}", remedy)
+
+
+def trailing_shape(argument: str, value: Any, expected: tuple[int, ...], axes: str = "", remedy: str = "") -> None:
+    """The last axes must equal ``expected``; any leading axes are batch axes."""
+    got = tuple(jnp.shape(value))
+    n = len(expected)
+    if len(got) < n or got[len(got) - n :] != tuple(expected):
+        fail(
+            argument,
+            f"shape [..., {', '.join(map(str, expected))}]{' = [..., ' + axes + ']' if axes else ''}",
+            f"shape {_text(got)}",
+            remedy or _axis_remedy(got, tuple(expected)),
+        )
+
+
+def _axis_remedy(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    if sorted(got) == sorted(expected) and got != expected:
+        return "The axes are permuted: transpose the array."
+    if len(got) == len(expected) + 1 and got[: len(expected)] == expected:
+        return "Batch axes come first: jnp.moveaxis(x, -1, 0)."
+    return "Rebuild the operator for this shape, or crop, pad or resample the array."
+
+
+def ndim(argument: str, value: Any, expected: int, axes: str = "", remedy: str = "") -> None:
+    """Number of axes must be ``expected``."""
+    if jnp.ndim(value) != expected:
+        fail(argument, f"{expected} axes{' ' + axes if axes else ''}", f"{jnp.ndim(value)} axes, shape {_text(jnp.shape(value))}", remedy)
+
+
+def inexact(argument: str, value: Any, remedy: str = "") -> None:
+    """The dtype must be floating or complex."""
+    dtype = jnp.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        fail(argument, "a floating or complex dtype", str(dtype), remedy or f"Convert it: {argument}.astype('float32').")
+
+
+def real(argument: str, value: Any, remedy: str = "") -> None:
+    """The dtype must not be complex."""
+    dtype = jnp.result_type(value)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        fail(argument, "a real dtype", str(dtype), remedy or "Pass real and imaginary part separately.")
+
+
+def finite(argument: str, value: Any, remedy: str = "") -> None:
+    """No NaN or Inf (looked at only where the value is concrete)."""
+    if is_concrete(value):
+        v = np.asarray(value)
+        if v.dtype.kind in "fc" or jnp.issubdtype(v.dtype, jnp.inexact):
+            bad = int(v.size - np.count_nonzero(np.isfinite(v)))
+            if bad:
+                where = np.unravel_index(int(np.argmin(np.isfinite(v))), v.shape) if v.ndim else ()
+                fail(
+                    argument,
+                    "finite values",
+                    f"{bad} NaN or Inf of {v.size} (first at {tuple(int(i) for i in where)})",
+                    remedy or f"Mask or replace them first, e.g. jnp.nan_to_num({argument}).",
+                )
+
+
+def minimum(argument: str, value: Any, low: float, strict: bool = False, remedy: str = "") -> None:
+    """value ≥ low (or > low), looked at only where concrete. NaN fails."""
+    if is_concrete(value):
+        v = np.asarray(value)
+        ok = (v > low) if strict else (v >= low)
+        if not bool(np.all(ok)):
+            got = repr(v.item()) if v.ndim == 0 else f"a smallest value of {v.min()}"
+            fail(argument, f"values {'>' if strict else '≥'} {low:g}", got, remedy)
+
+
+def positive_int(argument: str, value: Any, remedy: str = "") -> int:
+    """A Python integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        fail(argument, "an integer ≥ 1", describe(value), remedy)
+    return int(value)
+
+
+def one_of(argument: str, value: Any, choices: Iterable[str], remedy: str = "") -> None:
+    """The value must be one of the named choices; the nearest is suggested."""
+    choices = list(choices)
+    if value not in choices:
+        near = nearest(str(value), choices)
+        fail(argument, "one of " + ", ".join(repr(c) for c in choices), repr(value), remedy or (f"Did you mean {near!r}?" if near else ""))
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice closest in spelling, or None."""
+    import difflib
+
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _text(s: Iterable[int]) -> str:
+    return "(" + ", ".join(map(str, s)) + ("," if len(tuple(s)) == 1 else "") + ")"

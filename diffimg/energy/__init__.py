@@ -1,0 +1,31 @@
+"""Energies: real functions of an image with gradient and proximal map."""
+
+from diffimg.energy.base import ComposedEnergy, Energy, EnergySum, ScaledEnergy, Zero
+from diffimg.energy.data import GaussianLikelihood, LeastSquares, PoissonLikelihood
+from diffimg.energy.group import GroupL1
+from diffimg.energy.regularizers import H1, L1, Box, NonNegative, SquaredL2, Tikhonov, WaveletL1
+from diffimg.energy.smooth_tv import HuberTV, SmoothTV
+from diffimg.energy.tv import DualState, TotalVariation
+
+__all__ = [
+    "H1",
+    "L1",
+    "Box",
+    "ComposedEnergy",
+    "DualState",
+    "Energy",
+    "EnergySum",
+    "GaussianLikelihood",
+    "GroupL1",
+    "HuberTV",
+    "LeastSquares",
+    "NonNegative",
+    "PoissonLikelihood",
+    "ScaledEnergy",
+    "SmoothTV",
+    "SquaredL2",
+    "Tikhonov",
+    "TotalVariation",
+    "WaveletL1",
+    "Zero",
+]

@@ -1,0 +1,1 @@
+"""Experiments: configs, recipes, run folders, pictures and reports, and the command line."""

@@ -1,0 +1,153 @@
+"""Pictures of results: panels side by side with shared windows, scale bars in mm, colour bars with units and captions."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Panel:
+    """One image of a picture.
+
+    Args:
+        image: ``[y, x]``.
+        title, caption: above and below it.
+        window: values shown as black and white (or the ends of ``colors``); panels of one window and unit share a colour bar.
+        unit: of the values.
+        pixel_size: mm; draws a scale bar. None: no bar.
+        extent: ``(left, right, bottom, top)`` with ``axes`` = (x label, y label), for panels that are not images, e.g. sinograms.
+        colors: a matplotlib colour map.
+    """
+
+    image: Any
+    title: str
+    caption: str = ""
+    window: tuple[float, float] | None = None
+    unit: str = ""
+    pixel_size: float | None = None
+    extent: tuple[float, float, float, float] | None = None
+    axes: tuple[str, str] | None = None
+    colors: str = "gray"
+
+
+def grid(rows: Sequence[Sequence[Panel | None]], title: str = "", width: float = 16.0) -> Figure:
+    """A figure of panels in rows, ``width`` inches wide; None leaves a gap. Colour bars stand right of the last panel that shares them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = max(len(row) for row in rows)
+    cell = width / columns
+    head = 0.55 if title else 0.1
+    figure = Figure(figsize=(width, len(rows) * (cell + 0.35) + head), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=15, fontweight="bold", x=0.01, ha="left")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        row = [*row, *[None] * (columns - len(row))]
+        for k, (panel, ax) in enumerate(zip(row, line, strict=True)):
+            if panel is None:
+                ax.axis("off")
+                continue
+            drawn = _draw(ax, panel)
+            following = row[k + 1] if k + 1 < columns else None
+            if following is None or _scale(following) != _scale(panel):
+                bar = figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02, extend=_overflow(row, panel))
+                bar.set_label(panel.unit, fontsize=11)
+                bar.ax.tick_params(labelsize=10)
+                bar.formatter.set_powerlimits((-3, 4))
+    return figure
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """The figure as PNG bytes, without metadata."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def grey_png(image: Any, window: tuple[float, float], colors: str = "gray") -> bytes:
+    """An image at its own resolution as PNG bytes, one pixel a pixel, windowed and coloured."""
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    low, high = window
+    level = np.clip((np.asarray(image, np.float64) - low) / (high - low), 0, 1)
+    buffer = io.BytesIO()
+    imsave(buffer, colormaps[colors](level, bytes=True), format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def scale_bar(field_mm: float) -> float:
+    """A round length (1, 2 or 5 times a power of ten, mm) of about a fifth of the field of view."""
+    target = field_mm / 4
+    power = 10.0 ** math.floor(math.log10(target))
+    return max(step * power for step in (1, 2, 5) if step * power <= target)
+
+
+def symmetric_window(images: Sequence[Any], quantile: float = 0.995) -> tuple[float, float]:
+    """(−w, w) that holds the given share of all values: for error maps."""
+    values = np.concatenate([np.abs(np.asarray(i)).ravel() for i in images])
+    w = float(np.quantile(values, quantile)) or 1.0
+    digits = 1 - math.floor(math.log10(w))
+    w = math.ceil(w * 10**digits) / 10**digits
+    return -w, w
+
+
+def _draw(ax: Axes, panel: Panel):
+    image = np.asarray(panel.image)
+    low, high = panel.window or (float(image.min()), float(image.max()))
+    kind = {"cmap": panel.colors, "vmin": low, "vmax": high if high > low else low + 1}
+    if panel.extent:
+        drawn = ax.imshow(image, **kind, extent=panel.extent, aspect="auto", interpolation="nearest")
+        ax.set_box_aspect(1)
+    else:
+        drawn = ax.imshow(image, **kind, interpolation="nearest")
+    ax.set_title(panel.title, fontsize=13)
+    if panel.axes:
+        ax.set_xlabel(panel.axes[0], fontsize=11)
+        ax.set_ylabel(panel.axes[1], fontsize=11)
+        ax.tick_params(labelsize=10)
+    else:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_xlabel(panel.caption, fontsize=11)
+    if panel.pixel_size:
+        _scale_bar(ax, image.shape, panel.pixel_size, "white" if panel.colors == "gray" else "black")
+    return drawn
+
+
+def _scale_bar(ax: Axes, shape: tuple[int, ...], pixel_size: float, color: str) -> None:
+    ny, nx = shape
+    length = scale_bar(nx * pixel_size)
+    pixels = length / pixel_size
+    x0, y0 = 0.04 * nx, 0.955 * ny
+    ax.plot([x0, x0 + pixels], [y0, y0], color=color, linewidth=3, solid_capstyle="butt")
+    ax.text(x0 + pixels / 2, y0 - 0.015 * ny, f"{length:g} mm", color=color, ha="center", va="bottom", fontsize=10)
+    ax.set_xlim(-0.5, nx - 0.5)
+    ax.set_ylim(ny - 0.5, -0.5)
+
+
+def _scale(panel: Panel) -> tuple:
+    return panel.window, panel.unit, panel.colors
+
+
+def _overflow(row: Sequence[Panel | None], panel: Panel) -> str:
+    """Which ends of the colour bar stand for values beyond it."""
+    if panel.window is None:
+        return "neither"
+    sharing = [np.asarray(p.image) for p in row if p is not None and _scale(p) == _scale(panel)]
+    tolerance = 1e-6 * (panel.window[1] - panel.window[0])
+    below = any(float(i.min()) < panel.window[0] - tolerance for i in sharing)
+    above = any(float(i.max()) > panel.window[1] + tolerance for i in sharing)
+    return {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[below, above]

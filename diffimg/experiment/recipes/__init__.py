@@ -1,0 +1,54 @@
+"""The registry of recipes: experiments that join the layers, each a config model and a function.
+
+A package outside diffimg adds its own by an entry point of the group ``diffimg.recipes``:
+
+    [project.entry-points."diffimg.recipes"]
+    my_recipe = "my_package.my_recipe:recipe"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from diffimg.experiment.config import ConfigError, Experiment, nearest
+
+if TYPE_CHECKING:
+    from diffimg.experiment.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """An experiment: ``function(config, run)`` computes and writes what it finds into the run folder ``run``.
+
+    ``headline``: the metrics to print at the end and to put in tables, in that order.
+    """
+
+    config: type[Experiment]
+    function: Callable[[Any, Run], None]
+    headline: tuple[str, ...] = ()
+
+
+GROUP = "diffimg.recipes"
+RECIPES = {"ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe"}
+
+
+def names() -> list[str]:
+    """Names of all recipes, built in and installed."""
+    return [*RECIPES, *(e.name for e in importlib.metadata.entry_points(group=GROUP) if e.name not in RECIPES)]
+
+
+def find(name: Any) -> Recipe:
+    """The recipe of that name, imported now."""
+    if name in RECIPES:
+        module, _, attribute = RECIPES[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name == name:
+            return entry.load()
+    near = nearest(str(name), names())
+    got = "nothing" if name is None else repr(name)
+    raise ConfigError(f"recipe: expected one of {', '.join(names())}, got {got}." + (f" Did you mean {near!r}?" if near else ""))

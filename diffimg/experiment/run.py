@@ -1,0 +1,316 @@
+"""The run folder: everything a run leaves behind, valid at any moment, and the driver that executes a recipe into one."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffimg.experiment import provenance
+from diffimg.experiment.config import ConfigError, Experiment, dump
+from diffimg.experiment.progress import Progress, Silent
+from diffimg.experiment.recipes import Recipe
+from diffimg.experiment.timing import Stopwatch
+
+MARK = "provenance.json"  # the file that makes a folder a run folder
+_FILES = (MARK, "config.yaml", "log.jsonl", "metrics.json", "arrays.npz", "report.html", "*.png")
+
+
+class RunError(RuntimeError):
+    """A recipe could not finish."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was told to stop."""
+
+
+class Run:
+    """An open run folder, handed to a recipe.
+
+    ``status``: running, then complete, interrupted or failed. Every file is replaced as a whole (log.jsonl grows by whole lines), so
+    the folder can be read at any time and is what is left when the run is stopped.
+    """
+
+    def __init__(self, folder: str | Path, config: Experiment, *, overwrite: bool = False, progress: Progress | None = None, command: str = ""):
+        self.folder = prepare_folder(folder, overwrite)
+        self.config = config
+        self._progress = progress or Silent()
+        self._lock = threading.RLock()
+        self._closed = False
+        self._began = time.perf_counter()
+        self._metrics: dict[str, Any] = {}
+        self._arrays: dict[str, Any] = {}
+        self._provenance = {
+            "status": "running",
+            "recipe": config.recipe,
+            "command": command or provenance.command(),
+            "seed": config.seed,
+            "start": _now(),
+            "end": None,
+            "seconds": None,
+            "versions": provenance.versions(),
+            "git": provenance.git_state(),
+            "system": provenance.system(),
+            "device": None,
+        }
+        self.write("config.yaml", dump(config))
+        self._save_provenance()
+        self.log("start", recipe=config.recipe)
+
+    @property
+    def status(self) -> str:
+        """running, complete, interrupted or failed."""
+        return self._provenance["status"]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What ``metric`` and ``define`` have recorded so far."""
+        return self._metrics
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the run comes from, as in provenance.json."""
+        return self._provenance
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a file in one piece: into a temporary one first, then renamed."""
+        with self._open():
+            temporary = self.folder / f".{name}.tmp"
+            try:
+                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+                os.replace(temporary, self.folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append a line to log.jsonl: seconds since the start, event, fields."""
+        line = json.dumps({"t": round(time.perf_counter() - self._began, 4), "event": event, **_plain(fields)}, allow_nan=False)
+        with self._open(), open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stopwatch]:
+        """A named piece of the run, timed with its compilations apart. ``total``: iterations to expect."""
+        self._check_stop()
+        self.log("stage start", stage=name)
+        self._progress.start(name, total)
+        watch = Stopwatch()
+        watch.note = ""  # type: ignore[attr-defined]
+        with watch:
+            yield watch
+        self.log("stage end", stage=name, seconds=watch.seconds, compile_seconds=watch.compile_seconds)
+        self._progress.end(name, watch.seconds, watch.compile_seconds, watch.note)  # type: ignore[attr-defined]
+
+    def iterations(self, stage: str) -> Callable[[Any, Any, Any], None]:
+        """A callback for ``diffimg.solve.run(progress=…)``; it also ends the run soon after an interrupt."""
+
+        def tell(iteration: Any, objective: Any, residual: Any) -> None:
+            self._check_stop()
+            self._progress.iterate(stage, int(iteration), float(objective), float(residual))
+
+        return tell
+
+    def history(self, stage: str, objective: Any, residual: Any) -> None:
+        """Log the objective and the relative change of every iteration."""
+        for k, value in enumerate(objective):
+            if math.isfinite(value):
+                change = float(residual[k - 1]) if k else math.nan
+                self.log("iteration", stage=stage, iteration=k, objective=float(value), residual=change)
+
+    def metric(self, method: str, **values: Any) -> None:
+        """Record metrics of a method, in metrics.json and the log."""
+        with self._lock:
+            self._metrics.setdefault("methods", {}).setdefault(method, {}).update(_plain(values))
+            self.write("metrics.json", _json(self._metrics))
+        self.log("metrics", method=method, **values)
+
+    def define(self, **definitions: str) -> None:
+        """State what the metrics mean, in metrics.json."""
+        with self._lock:
+            self._metrics.setdefault("definitions", {}).update(definitions)
+            self.write("metrics.json", _json(self._metrics))
+
+    def arrays(self, **arrays: Any) -> None:
+        """Add arrays to arrays.npz."""
+        import numpy as np
+
+        with self._lock:
+            self._arrays.update({k: np.asarray(v) for k, v in arrays.items()})
+            buffer = io.BytesIO()
+            np.savez(buffer, **self._arrays)
+            self.write("arrays.npz", buffer.getvalue())
+
+    def device(self) -> None:
+        """Record the device that is being used."""
+        self._provenance["device"] = provenance.device()
+        self._save_provenance()
+
+    def close(self, status: str, error: str = "") -> None:
+        """End the run; later writes, e.g. of a computation that could not be stopped, are dropped."""
+        with self._lock:
+            if self._closed:
+                return
+            self._provenance |= {"status": status, "end": _now(), "seconds": round(time.perf_counter() - self._began, 3)}
+            if error:
+                self._provenance["error"] = error
+            if not self._metrics:
+                self.write("metrics.json", _json({"methods": {}}))
+            self._save_provenance()
+            self.log("end", status=status, **({"error": error} if error else {}))
+            self._closed = True
+        self._progress.close()
+
+    def _save_provenance(self) -> None:
+        self.write(MARK, _json(self._provenance))
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        with self._lock:
+            self._check_stop()
+            yield
+
+    def _check_stop(self) -> None:
+        if self._closed:
+            raise Interrupted("the run was ended")
+
+
+def execute(recipe: Recipe, run: Run, device: str | None = None) -> None:
+    """Run the recipe and close the folder, whatever happens.
+
+    It works in a thread of its own: Python handles Ctrl-C only between the bytecodes of the main thread, which would otherwise be
+    blocked in a computation. Raises KeyboardInterrupt when interrupted and RunError when the recipe failed.
+    """
+    outcome: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with _on_device(device):
+                run.device()
+                recipe.function(run.config, run)
+        except BaseException as error:
+            outcome.append(error)
+
+    worker = threading.Thread(target=work, name="diffimg-run", daemon=True)
+    try:
+        worker.start()
+        while worker.is_alive():
+            worker.join(0.1)
+    except KeyboardInterrupt:
+        run.close("interrupted")
+        worker.join(1.0)
+        raise
+    error = outcome[0] if outcome else None
+    if error is None:
+        run.close("complete")
+    elif isinstance(error, KeyboardInterrupt):
+        run.close("interrupted")
+        raise error
+    else:
+        text = f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, RunError)) else str(error)
+        run.close("failed", _without_paths(text))
+        raise RunError(text) from error
+
+
+def prepare_folder(folder: str | Path, overwrite: bool = False) -> Path:
+    """Create the folder; refuse one that holds anything, unless it is an older run that may be overwritten."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out: expected a folder, got the file {folder}. Choose another --out.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / MARK).is_file():
+            raise ConfigError(f"--out: expected a new or empty folder, got {folder}, which holds other files. Choose another --out.")
+        if not overwrite:
+            raise ConfigError(f"--out: expected a new or empty folder, got {folder}, which holds a run. Choose another --out, or replace it: --overwrite.")
+        for pattern in _FILES:
+            for file in folder.glob(pattern):
+                file.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out: expected a folder that can be written, got {folder} ({error.strerror}). Choose another --out.") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--out: expected a folder that can be written, got {folder}. Choose another --out, or change its rights.")
+    return folder
+
+
+def default_folder(recipe: str, root: str | Path = "runs") -> Path:
+    """``runs/<recipe>-<time>``, with a number behind it where that exists."""
+    base = Path(root) / f"{recipe}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    candidates = [base, *(base.with_name(f"{base.name}-{k}") for k in range(2, 100))]
+    return next(c for c in candidates if not c.exists())
+
+
+def load(folder: str | Path) -> dict[str, Any]:
+    """What a run folder holds: ``config``, ``metrics``, ``provenance`` as mappings; ``arrays``: the file's path or None."""
+    from diffimg.experiment.config import read
+
+    folder = Path(folder)
+    if not (folder / MARK).is_file():
+        raise ConfigError(f"RUN: expected a run folder (one with {MARK}), got {folder}. `diffimg run CONFIG --out {folder}` makes one.")
+    try:
+        parts = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("metrics", "provenance")}
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"RUN: expected a readable run folder, got {folder} ({error}).") from error
+    arrays = folder / "arrays.npz"
+    return {**parts, "config": read(folder / "config.yaml"), "arrays": arrays if arrays.is_file() else None}
+
+
+@contextlib.contextmanager
+def _on_device(name: str | None) -> Iterator[None]:
+    if name is None:
+        yield
+        return
+    import jax
+
+    try:
+        chosen = jax.devices(name)[0]
+    except RuntimeError:
+        have = ", ".join(sorted({d.platform for d in jax.devices()}))
+        raise ConfigError(f"--device: expected an available device, got {name!r}; this JAX sees {have}. `diffimg doctor` says more.") from None
+    with jax.default_device(chosen):
+        yield
+
+
+def _without_paths(text: str) -> str:
+    return " ".join(provenance.portable(word) for word in text.split(" "))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _json(content: Any) -> str:
+    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Built-in types only; NaN and Inf, which JSON does not know, become None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def tabulate(methods: dict[str, dict[str, Any]], columns: Sequence[str]) -> list[list[str]]:
+    """Rows of text: method, then the columns; a dash for what is missing."""
+    return [[name, *(number(values.get(c)) for c in columns)] for name, values in methods.items()]
+
+
+def number(value: Any) -> str:
+    """A value for a table."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

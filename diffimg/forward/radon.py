@@ -1,0 +1,95 @@
+"""The Radon transform of parallel rays: the front door to its two methods."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct
+
+from diffimg.core import check
+from diffimg.core.pytree import pytree, static
+from diffimg.forward import radon_fourier as fourier
+from diffimg.forward import radon_joseph as joseph
+from diffimg.forward.geometry import ParallelBeam
+from diffimg.forward.operator import Operator
+from diffimg.forward.radon_prepared import over_images, prepare
+
+METHODS = ("auto", "fourier", "joseph")
+
+
+@pytree
+class Radon(Operator):
+    """Line integrals of an image (image value × mm): ``[..., ny, nx]`` → ``[..., view, detector]``.
+
+    Linear in the image; differentiable to any order in the image, the angles and the detector's offset.
+
+    Args:
+        geometry: the rays, a ``ParallelBeam``.
+        method: ``"fourier"`` reads the projections off an oversampled FFT (central slice theorem), which is by far the
+            faster one; ``"joseph"`` steps through the image and interpolates linearly (Joseph, IEEE Trans. Med. Imaging 1
+            (1982) 192), exact for its discrete model. ``"auto"`` is ``"fourier"``.
+        image_model: what a pixel's value stands for (Fourier method): ``"pixel"``, the square of constant value, or
+            ``"band-limited"``, a sample of an image without frequencies beyond the pixel grid's.
+        detector_model: what a cell measures (Fourier method): ``"bin"``, the mean over its width, or ``"point"``, the
+            value at its centre.
+        width: taps of the Fourier interpolation per axis; the error is about 4e-4 at 4 and falls tenfold per tap.
+
+    Raises:
+        ValueError: unknown names, or an image that does not fit the geometry.
+    """
+
+    geometry: ParallelBeam
+    method: str = static(default="auto")
+    image_model: str = static(default="pixel")
+    detector_model: str = static(default="bin")
+    width: int = static(default=4)
+
+    batched = True
+
+    def __post_init__(self):
+        if not isinstance(self.geometry, ParallelBeam):
+            check.fail("geometry", "a ParallelBeam", type(self.geometry).__name__, "Radon(ParallelBeam(image_shape, angles, detector_count)).")
+        check.one_of("method", self.method, METHODS)
+        check.one_of("image_model", self.image_model, fourier.IMAGE_MODELS)
+        check.one_of("detector_model", self.detector_model, fourier.DETECTOR_MODELS)
+        if check.positive_int("width", self.width) not in range(2, 17):
+            check.fail("width", "2 to 16 taps", str(self.width))
+        if self.method == "joseph" and (self.image_model, self.detector_model) != ("pixel", "bin"):
+            check.fail("image_model, detector_model", "none with method='joseph', which interpolates linearly", "others", "Use method='fourier'.")
+
+    @property
+    def domain(self):
+        return ShapeDtypeStruct(self.geometry.image_shape, jnp.float32)
+
+    @property
+    def codomain(self):
+        return ShapeDtypeStruct(self.geometry.sinogram_shape, jnp.float32)
+
+    def __call__(self, x):
+        g = self.geometry
+        if self.method == "joseph":
+            return over_images(lambda v: joseph.forward(g, v), x)
+        return over_images(lambda v: fourier.forward(self._plan, g.angles, g.detector_offset, v), x)
+
+    def adjoint(self, y):
+        g = self.geometry
+        if self.method == "joseph":
+            return over_images(lambda v: joseph.adjoint(g, v), y)
+        return over_images(lambda v: fourier.adjoint(self._plan, g.angles, g.detector_offset, v), y)
+
+    def prepare(self) -> Operator:
+        """The operator with its tables computed, 3–10 times faster and with a Toeplitz ``normal``.
+
+        The tables need a concrete geometry: where it is traced (inside ``jit`` or a derivative with respect to it), the
+        operator itself is returned, which keeps such derivatives right. The Joseph method has no tables.
+        """
+        g = self.geometry
+        if self.method == "joseph" or not (check.is_concrete(g.angles) and check.is_concrete(g.detector_offset)):
+            return self
+        return prepare(g, self._plan)
+
+    @property
+    def _plan(self):
+        return fourier.plan(self.geometry, self.image_model, self.detector_model, self.width)
+
+    def _name(self):
+        return f"Radon[{'fourier' if self.method == 'auto' else self.method}]"

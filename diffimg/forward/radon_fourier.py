@@ -1,0 +1,347 @@
+"""Parallel projection through the central slice theorem.
+
+The 1-D Fourier transform of the projection at angle θ is the 2-D transform of the image on the line
+(u, v) = ν (cosθ, sinθ). That line is read off an oversampled FFT with a short separable window (Kaiser–Bessel, as
+piecewise polynomials), weighed with the pixel's and the detector cell's transform, and brought back by a 1-D FFT.
+
+Sources: Fessler and Sutton, IEEE Trans. Signal Process. 51 (2003) 560; Barnett, Magland and af Klinteberg, SIAM J. Sci.
+Comput. 41 (2019) C479 (polynomial windows); Beatty, Nishimura and Pauly, IEEE Trans. Med. Imaging 24 (2005) 799 (β).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from diffimg.core.pair import Pair, paired
+from diffimg.forward.geometry import ParallelBeam, centred
+
+IMAGE_MODELS = ("pixel", "band-limited")
+DETECTOR_MODELS = ("bin", "point")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All sizes of one transform; static and hashable."""
+
+    image_shape: tuple[int, int]
+    grid: tuple[int, int]  # oversampled (gy, gx), even
+    width: int  # taps of the window per axis
+    period: int  # samples in one period of the fine detector, even
+    subsampling: int  # fine detector samples per detector cell, so that pixels wider than the fine spacing never alias
+    detector_count: int
+    ratio: float  # pixel size / fine detector spacing, ≤ 1 unless the detector is finer than the image
+    pixel_size: float
+    image_model: str
+    detector_model: str
+
+    @property
+    def frequency_count(self) -> int:
+        """Radial frequencies ν ≥ 0 per view."""
+        return self.period // 2 + 1
+
+    @property
+    def left(self) -> int:
+        """Columns u < 0 kept beside the half plane u ≥ 0."""
+        return (self.width + 1) // 2 - 1
+
+    @property
+    def rows(self) -> int:
+        """Grid rows, u = −left … gx/2 + width//2."""
+        return self.left + self.grid[1] // 2 + 1 + self.width // 2
+
+    @property
+    def pitch(self) -> int:
+        """Grid columns, v = 0 … gy−1 and the first width−1 again."""
+        return self.grid[0] + self.width - 1
+
+
+def plan(geometry: ParallelBeam, image_model: str, detector_model: str, width: int) -> Plan:
+    """The sizes for a geometry."""
+    spacing, pixel = geometry.detector_spacing, geometry.pixel_size
+    q = max(1, math.ceil(spacing / pixel * (1 - 1e-9)))
+    period = q * fast_length(math.ceil(geometry.diagonal / spacing) + 2)
+    grid = tuple(fast_length(max(2 * n, 4 * width)) for n in geometry.image_shape)
+    return Plan(
+        geometry.image_shape, grid, width, period, q, geometry.detector_count, q * pixel / spacing, pixel, image_model, detector_model
+    )
+
+
+def fast_length(n: int) -> int:
+    """The least even 2ᵃ3ᵇ5ᶜ ≥ n."""
+    n += n % 2
+    while True:
+        m = n
+        for p in (2, 3, 5):
+            while m % p == 0:
+                m //= p
+        if m == 1:
+            return n
+        n += 2
+
+
+# The window
+
+
+def _beta(width, oversampling):
+    return math.pi * math.sqrt((width / oversampling) ** 2 * (oversampling - 0.5) ** 2 - 0.8)
+
+
+@functools.lru_cache(maxsize=64)
+def window_polynomials(width: int, oversampling: float) -> np.ndarray:
+    """``[degree+1, tap]``, highest power first: tap i of the window as a polynomial in z ∈ [−1, 1], twice the offset minus one."""
+    degree = width + 7
+    z = np.cos(np.pi * (np.arange(4 * degree) + 0.5) / (4 * degree))
+    d = (z[:, None] + 1) / 2 + width / 2 - 1 - np.arange(width)
+    beta = _beta(width, oversampling)
+    values = np.i0(beta * np.sqrt(np.maximum(0, 1 - (2 * d / width) ** 2))) / np.i0(beta)
+    series = np.polynomial.chebyshev.chebfit(z, values, degree)
+    return np.stack([np.polynomial.chebyshev.cheb2poly(c) for c in series.T], axis=1)[::-1]
+
+
+def window_transform(width: int, size: int, positions: np.ndarray, oversampling: float) -> np.ndarray:
+    """The window's Fourier transform at ``positions`` (pixels) on a grid of ``size``."""
+    beta = _beta(width, oversampling)
+    z = np.sqrt((np.pi * width * positions / size) ** 2 - beta**2 + 0j)
+    return np.real(np.sinc(z / np.pi)) * width / np.i0(beta)
+
+
+def window(width: int, oversampling: float, z: Any) -> Any:
+    """The taps' weights at z (NumPy or JAX), by Horner's rule; the taps are the last axis."""
+    coefficients = window_polynomials(width, oversampling).astype(z.dtype)
+    z = z[..., None]
+    value = coefficients[0] * z + coefficients[1]
+    for c in coefficients[2:]:
+        value = value * z + c
+    return value
+
+
+def _apodization(p: Plan, dtype, xp=jnp):
+    """1 / (transform of the separable window), ``[ny, 1]`` and ``[1, nx]``."""
+    y, x = (
+        1 / window_transform(p.width, g, np.arange(n) - n // 2, g / n) for n, g in zip(p.image_shape, p.grid, strict=True)
+    )
+    return xp.asarray(y[:, None], dtype), xp.asarray(x[None, :], dtype)
+
+
+# The grid: the image's oversampled transform on the half plane u ≥ 0, rows u, columns v
+
+
+def to_grid(p: Plan, x: jax.Array) -> jax.Array:
+    """Oversampled transform of one image, ``[rows, pitch]`` complex."""
+    gy, gx = p.grid
+    ay, ax = _apodization(p, x.dtype)
+    f = jnp.fft.rfft(_wrap_pad(x * ay * ax, gx), axis=1)
+    before = jnp.conj(f[:, p.left : 0 : -1])
+    after = jnp.conj(f[:, gx // 2 - p.width // 2 : gx // 2][:, ::-1])
+    f = jnp.concatenate([before, f, after], axis=1).T
+    f = jnp.fft.fft(_wrap_pad(f, gy), axis=1)
+    return jnp.concatenate([f, f[:, : p.width - 1]], axis=1)
+
+
+def from_grid(p: Plan, h: Any, xp: Any = jnp) -> Any:
+    """The adjoint of ``to_grid`` (real inner product)."""
+    (ny, nx), (gy, gx), w = p.image_shape, p.grid, p.width
+    h = h[:, :gy] + xp.pad(h[:, gy:], ((0, 0), (0, gy - w + 1)))
+    h = _wrap_crop(xp.fft.ifft(h, axis=1), ny, xp).T
+    half, left, right = gx // 2, p.left, w // 2
+    f = h[:, left : left + half + 1]
+    before = xp.conj(h[:, :left][:, ::-1])
+    after = xp.conj(h[:, left + half + 1 :][:, ::-1])
+    f = f + xp.pad(before, ((0, 0), (1, half - left))) + xp.pad(after, ((0, 0), (half - right, 1)))
+    scale = np.full(half + 1, 0.5)
+    scale[[0, half]] = 1.0
+    y = _wrap_crop(xp.fft.irfft(f * scale.astype(h.real.dtype), n=gx, axis=1), nx, xp)
+    ay, ax = _apodization(p, y.dtype, xp)
+    return y * (ay * (gy * gx)) * ax
+
+
+def _wrap_pad(x, size):
+    """Zero-pad the last axis so that its centre n//2 comes to index 0, as a transform without phases wants it."""
+    n = x.shape[-1]
+    zeros = jnp.zeros((*x.shape[:-1], size - n), x.dtype)
+    return jnp.concatenate([x[..., n // 2 :], zeros, x[..., : n // 2]], axis=-1)
+
+
+def _wrap_crop(x, n, xp):
+    size = x.shape[-1]
+    return xp.concatenate([x[..., size - n // 2 :], x[..., : n - n // 2]], axis=-1)
+
+
+# The points on the grid
+
+
+def locate(p: Plan, u: Any, v: Any, xp: Any = jnp) -> tuple[Any, Any, Any, Any]:
+    """Where (u, v), cycles/pixel, lie on the grid.
+
+    Returns the flat index of the window's first node (int32), the weights over rows ``[tap, point]`` and columns
+    ``[point, tap]``, and −1 where the conjugate at (−u, −v) is read instead.
+    """
+    gy, gx = p.grid
+    if p.ratio > 1:  # finer detectors look beyond the first period of the image's transform
+        u, v = u - xp.round(u), v - xp.round(v)
+    sign = xp.where(u < 0, -1, 1).astype(u.dtype)
+    ku, kv = u * sign * gx, v * sign * gy
+    shift = p.width / 2 - 1
+    iu, iv = xp.floor(ku - shift), xp.floor(kv - shift)
+    first = (iu.astype(np.int32) + p.left) * p.pitch + xp.mod(iv.astype(np.int32), gy)
+    ny, nx = p.image_shape
+    wu = window(p.width, gx / nx, 2 * (ku - shift - iu).reshape(-1) - 1)
+    wv = window(p.width, gy / ny, 2 * (kv - shift - iv).reshape(-1) - 1)
+    return first.reshape(-1), wu.T, wv, sign
+
+
+def interpolate(p: Plan, grid: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array) -> jax.Array:
+    """Σ over the window, ``[point]``: one contiguous run of ``width`` nodes per row."""
+    flat, first, wu, wv = lax.optimization_barrier((grid.reshape(-1), first, wu, wv))  # or they are computed again for every tap
+    total = None
+    for i in range(p.width):
+        row = jnp.sum(runs(flat, first + i * p.pitch, p.width) * wv, axis=1) * wu[i]
+        total = row if total is None else total + row
+    return total
+
+
+def spread(p: Plan, s: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array) -> jax.Array:
+    """The adjoint of ``interpolate`` by scattering, for points known only at run time."""
+    s, first, wu, wv = lax.optimization_barrier((s, first, wu, wv))
+    numbers = lax.ScatterDimensionNumbers(update_window_dims=(1, 2), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1))
+    corner = jnp.stack([first // p.pitch, first % p.pitch], axis=-1)
+    window = (s * wu).T[:, :, None] * wv[:, None, :]
+    zeros = jnp.zeros((p.rows, p.pitch), s.dtype)
+    return lax.scatter_add(zeros, corner, window, numbers, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+
+
+def runs(x: jax.Array, start: jax.Array, length: int) -> jax.Array:
+    """``[n, length]``: x[start], …, x[start + length − 1]; ``start`` must be in bounds."""
+    numbers = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(), start_index_map=(0,))
+    return lax.gather(x, start[:, None], numbers, (length,), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+
+
+# The derivative in the points is exact: ∂/∂u of Σ f e^{−2πi(ux+vy)} is −2πi Σ (x f) e^{−2πi(ux+vy)}, the same transform of
+# a weighted image. Differentiating the window instead would be 1 % wrong, and 12–29 % in the second derivative.
+
+
+def samples(p: Plan, x: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
+    """Σ x[n, m] exp(−2πi (u (m − nx//2) + v (n − ny//2))) for one image, shaped as u and v, in cycles/pixel."""
+    return paired(_sampling(p), (u, v), x)
+
+
+def samples_transpose(p: Plan, s: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
+    """The transpose (no conjugate) of ``samples`` in x, ``[ny, nx]`` real."""
+    return paired(_sampling(p).swapped, (u, v), s)
+
+
+@functools.lru_cache(maxsize=64)
+def _sampling(p):
+    """The transform and its transpose in x, with their derivatives in the points (u, v)."""
+    ny, nx = p.image_shape
+    along_u, along_v = np.arange(nx) - nx // 2, (np.arange(ny) - ny // 2)[:, None]
+
+    def transform(points, x):
+        first, wu, wv, sign = locate(p, *points)
+        return conjugate(interpolate(p, to_grid(p, x), first, wu, wv).reshape(sign.shape), sign)
+
+    def transpose(points, s):
+        first, wu, wv, sign = locate(p, *points)
+        return from_grid(p, spread(p, conjugate(jnp.conj(s), sign).reshape(-1), first, wu, wv))
+
+    def transform_tangent(points, direction, x):
+        du, dv = (_times(-2 * math.pi, d) for d in direction)
+        return du * samples(p, x * along_u.astype(x.dtype), *points) + dv * samples(p, x * along_v.astype(x.dtype), *points)
+
+    def transpose_tangent(points, direction, s):
+        du, dv = (_times(-2 * math.pi, d) for d in direction)
+        u, v = samples_transpose(p, du * s, *points), samples_transpose(p, dv * s, *points)
+        return u * along_u.astype(u.dtype) + v * along_v.astype(v.dtype)
+
+    return Pair(transform, transpose, transform_tangent, transpose_tangent)
+
+
+def _times(imaginary, x):
+    return lax.complex(jnp.zeros_like(x), imaginary * x)
+
+
+def conjugate(s: jax.Array, sign: jax.Array) -> jax.Array:
+    """conj(s) where ``sign`` is −1."""
+    return lax.complex(s.real, s.imag * sign)
+
+
+# From the line's samples to the detector
+
+
+def points(p: Plan, angles: Any, xp: Any = jnp) -> tuple[Any, Any]:
+    """(u, v), cycles/pixel, ``[view, frequency]``."""
+    k = (np.arange(p.frequency_count) * (p.ratio / p.period)).astype(angles.dtype)
+    return xp.cos(angles)[:, None] * k, xp.sin(angles)[:, None] * k
+
+
+def response(p: Plan, u: Any, v: Any, offset: Any, xp: Any = jnp) -> Any:
+    """Factor of each sample: pixel and detector transforms, centring phases and scale, ``[view, frequency]`` complex."""
+    (ny, nx), m = p.image_shape, p.period
+    k = np.arange(p.frequency_count)
+    radial = np.full(k.shape, p.pixel_size * p.ratio)
+    if p.detector_model == "bin":
+        radial = radial * np.sinc(k * p.subsampling / m)
+    weight = radial.astype(u.dtype)
+    if p.image_model == "pixel":
+        weight = weight * xp.sinc(u) * xp.sinc(v)
+    elif p.ratio > 1:
+        weight = weight * ((abs(u) <= 0.5) & (abs(v) <= 0.5))
+    shift = (p.ratio / p.pixel_size) * offset / m  # of the detector, in periods
+    start = np.mod(k * ((p.detector_count - 1) / 2 * p.subsampling / m), 1)  # of its first cell; periods are dropped in float64
+    turns = u * (nx // 2 - (nx - 1) / 2) + v * (ny // 2 - (ny - 1) / 2) + (start.astype(u.dtype) - k.astype(u.dtype) * shift)
+    phase = (-2 * math.pi) * turns
+    return (weight * xp.cos(phase)) + 1j * (weight * xp.sin(phase))
+
+
+def in_period(p: Plan, offset: Any, xp: Any = jnp) -> Any:
+    """``[detector]`` bool: cells inside the one period that holds the object; the others see nothing."""
+    fine = centred(p.detector_count) * p.subsampling + offset * (p.ratio / p.pixel_size)
+    return xp.abs(fine) <= p.period / 2
+
+
+def to_detector(p: Plan, s: jax.Array, inside: jax.Array) -> jax.Array:
+    """Inverse transform of the weighed samples ``[view, frequency]`` to ``[view, detector]``."""
+    y = jnp.fft.irfft(s, n=p.period, axis=-1)
+    if p.subsampling > 1:
+        y = y[:, :: p.subsampling]
+    copies = -(-p.detector_count // y.shape[1])
+    if copies > 1:
+        y = jnp.tile(y, (1, copies))
+    return jnp.where(inside, y[:, : p.detector_count], 0)
+
+
+def from_detector(p: Plan, y: jax.Array, inside: jax.Array) -> jax.Array:
+    """The adjoint of ``to_detector``."""
+    q, cells = p.subsampling, p.period // p.subsampling
+    y = jnp.where(inside, y, 0)
+    copies = -(-p.detector_count // cells)
+    if copies > 1:
+        y = jnp.pad(y, ((0, 0), (0, copies * cells - p.detector_count))).reshape(-1, copies, cells).sum(1)
+    if q > 1:
+        y = jnp.pad(y[:, :, None], ((0, 0), (0, cells - y.shape[1]), (0, q - 1))).reshape(-1, p.period)
+    scale = np.full(p.frequency_count, 2 / p.period)
+    scale[[0, -1]] = 1 / p.period
+    return jnp.fft.rfft(y, n=p.period, axis=-1) * scale.astype(y.dtype)
+
+
+def forward(p: Plan, angles: jax.Array, offset: jax.Array, x: jax.Array) -> jax.Array:
+    """One image ``[ny, nx]`` to ``[view, detector]``, every table computed on the way; differentiable in all to any order."""
+    u, v = points(p, angles.astype(x.dtype))
+    offset = jnp.asarray(offset, x.dtype)
+    return to_detector(p, samples(p, x, u, v) * response(p, u, v, offset), in_period(p, offset))
+
+
+def adjoint(p: Plan, angles: jax.Array, offset: jax.Array, y: jax.Array) -> jax.Array:
+    """The adjoint of ``forward``, ``[view, detector]`` to ``[ny, nx]``."""
+    u, v = points(p, angles.astype(y.dtype))
+    offset = jnp.asarray(offset, y.dtype)
+    s = from_detector(p, y, in_period(p, offset)) * jnp.conj(response(p, u, v, offset))
+    return samples_transpose(p, jnp.conj(s), u, v)

@@ -1,0 +1,5 @@
+"""Image quality measures; each states its definition."""
+
+from diffimg.metrics.image import circle, mae, nmse, nrmse, psnr, rmse, ssim
+
+__all__ = ["circle", "mae", "nmse", "nrmse", "psnr", "rmse", "ssim"]

@@ -1,0 +1,31 @@
+"""Problems, solvers, the driver ``run`` and the gradient rules."""
+
+from diffimg.solve.descent import ConjugateGradient, GradientDescent
+from diffimg.solve.gradients import Checkpoint, GradientRule, Implicit, JacobianFree, Truncated, Unroll
+from diffimg.solve.problem import Problem
+from diffimg.solve.proximal import FISTA, ProximalGradient
+from diffimg.solve.result import Result, Status
+from diffimg.solve.run import run
+from diffimg.solve.solver import Solver
+from diffimg.solve.splitting import ADMM, HalfQuadraticSplitting, PrimalDual
+
+__all__ = [
+    "ADMM",
+    "FISTA",
+    "Checkpoint",
+    "ConjugateGradient",
+    "GradientDescent",
+    "GradientRule",
+    "HalfQuadraticSplitting",
+    "Implicit",
+    "JacobianFree",
+    "PrimalDual",
+    "Problem",
+    "ProximalGradient",
+    "Result",
+    "Solver",
+    "Status",
+    "Truncated",
+    "Unroll",
+    "run",
+]

@@ -1,0 +1,104 @@
+"""Gradient descent and conjugate gradients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffimg.core import check
+from diffimg.core import pytree as tree
+from diffimg.core.pytree import pytree
+from diffimg.solve.problem import Problem
+from diffimg.solve.result import Status
+from diffimg.solve.solver import Solver
+
+
+class DescentState(NamedTuple):
+    """Iterate and step size."""
+
+    x: Any
+    step: jax.Array
+
+
+@pytree
+class GradientDescent(Solver):
+    """x ← x − τ∇E(x) for a smooth problem; ``step_size`` τ defaults to 1/L, L the Lipschitz constant of ∇E.
+
+    A given step size may be differentiated; the default is held constant in derivatives.
+    """
+
+    step_size: Any = None
+
+    def __post_init__(self):
+        if self.step_size is not None:
+            check.minimum("step_size", self.step_size, 0.0, strict=True)
+
+    def init(self, problem, x0):
+        problem.require("GradientDescent")
+        return DescentState(x0, first_step(self.step_size, problem, x0))
+
+    def step(self, problem, state):
+        tau = state.step if self.step_size is None else self.step_size
+        return state._replace(x=tree.add(state.x, problem.grad(state.x), -tau))
+
+
+def first_step(step_size: Any, problem: Problem, x0: Any) -> jax.Array:
+    """The given step size, or 1/L (1 where L = 0)."""
+    dtype = tree.norm(x0).dtype
+    if step_size is not None:
+        return jnp.asarray(step_size, dtype)
+    lipschitz = jnp.asarray(jax.lax.stop_gradient(problem).lipschitz(), dtype)
+    return jnp.where(lipschitz == 0, 1, 1 / jnp.where(lipschitz == 0, 1, lipschitz))
+
+
+class ConjugateGradientState(NamedTuple):
+    """Iterate, residual r = −∇E(x), search direction, ‖r‖², ‖r‖² that counts as zero, smallest step length so far, status."""
+
+    x: Any
+    r: Any
+    p: Any
+    rr: jax.Array
+    floor: jax.Array
+    shortest: jax.Array
+    status: jax.Array
+
+
+@pytree
+class ConjugateGradient(Solver):
+    """Conjugate gradients (Hestenes & Stiefel, 1952) for a *quadratic* smooth problem, e.g. least squares + Tikhonov.
+
+    Works from ``problem.grad`` alone: Hessian products are exact derivatives of it. Reports INDEFINITE where ⟨p, Hp⟩ < 0, and
+    stands still once the residual is rounding error.
+
+    The fixed point is that of a gradient step, whose Jacobian is symmetric, so ``Implicit`` may use "cg" and "minres" too;
+    ``Truncated`` and ``JacobianFree`` differentiate such steps, because r and p hold the problem's parameters in their values.
+    """
+
+    def init(self, problem, x0):
+        problem.require("ConjugateGradient")
+        r = tree.scale(-1, problem.grad(x0))
+        rr = tree.real_dot(r, r)
+        big = jnp.asarray(jnp.inf, rr.dtype)
+        return ConjugateGradientState(x0, r, r, rr, rr * jnp.finfo(rr.dtype).eps ** 2, big, jnp.int32(Status.COMPLETED))
+
+    def step(self, problem, state):
+        zero = tree.zeros_like(state.x)
+        hp = jax.jvp(problem.grad, (zero,), (state.p,))[1]
+        curvature = tree.real_dot(state.p, hp)
+        done = state.rr <= state.floor
+        flat = done | (curvature == 0)
+        alpha = jnp.where(flat, 0, state.rr / jnp.where(flat, 1, curvature))
+        x = tree.add(state.x, state.p, alpha)
+        r = tree.add(state.r, hp, -alpha)
+        rr = tree.real_dot(r, r)
+        beta = jnp.where(done, 0, rr / jnp.where(done, 1, state.rr))
+        p = tree.add(r, state.p, beta)
+        shortest = jnp.where(alpha > 0, jnp.minimum(state.shortest, alpha), state.shortest)
+        status = jnp.where((curvature < 0) & ~done, Status.INDEFINITE, Status.COMPLETED).astype(jnp.int32)
+        return ConjugateGradientState(x, r, p, rr, state.floor, shortest, status)
+
+    def tail_step(self, problem, state):
+        tau = jnp.where(jnp.isfinite(state.shortest), state.shortest, 1)  # ≥ 1/L, and near it after a few steps
+        return state._replace(x=tree.add(state.x, problem.grad(state.x), -jax.lax.stop_gradient(tau)))

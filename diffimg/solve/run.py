@@ -1,0 +1,268 @@
+"""``run``: the one driver of every solver, with history, stopping, progress and the gradient rules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffimg.core import check, linalg, loops
+from diffimg.core import pytree as tree
+from diffimg.core.pair import Pair, paired
+from diffimg.solve.gradients import Checkpoint, GradientRule, Implicit, JacobianFree, Truncated, Unroll
+from diffimg.solve.problem import Problem
+from diffimg.solve.result import Result, Status
+from diffimg.solve.solver import Solver
+
+
+class _Settings(NamedTuple):
+    """What is fixed when the loop is compiled."""
+
+    steps: int
+    tolerance: float
+    objective_every: int
+    progress: Callable[..., None] | None
+    progress_every: int
+
+
+class _Carry(NamedTuple):
+    state: Any
+    status: jax.Array  # COMPLETED while going on
+    count: jax.Array
+
+
+def run(
+    solver: Solver,
+    problem: Problem,
+    x0: Any,
+    steps: int = 100,
+    tolerance: float = 0.0,
+    gradient: GradientRule | None = None,
+    *,
+    objective_every: int = 1,
+    progress: Callable[[int, float, float], None] | None = None,
+    prepare: bool = True,
+) -> Result:
+    """Minimise ``problem`` from ``x0``.
+
+    Args:
+        solver: hyper-parameters, e.g. ``FISTA()``.
+        problem: what to minimise.
+        x0: start, an array or pytree; leading axes batch one joint problem; ``jax.vmap(run…)`` stops each sample by itself.
+        steps: the most iterations to take.
+        tolerance: stop when the relative change (``solver.residual``: ‖x⁺−x‖/‖x⁺‖, and of dual variables) is at most this;
+            0 takes all steps.
+        gradient: how to differentiate the solution (``Unroll``, ``Checkpoint``, ``Truncated``, ``Implicit``, ``JacobianFree``).
+            None: ``Unroll`` where ``tolerance`` is 0; otherwise a loop that stops early and refuses reverse mode.
+        objective_every: evaluate the objective every so many steps (0: at start and end only); it costs a forward model each time.
+        progress: called from inside jit as ``progress(iteration, objective, residual)`` about a hundred times (vmapped: for each
+            sample); the objective is NaN where ``objective_every`` skips it.
+        prepare: compute the operators' tables once before the loop. A gradient with respect to a *geometry* (angles) under
+            ``Unroll``, ``Checkpoint``, ``Truncated`` or ``JacobianFree`` needs ``prepare=False``; ``Implicit`` does not.
+
+    Returns:
+        ``Result(x, status, iterations, objective, residual, state)``; ``result.check()`` raises if the run failed. Gradients flow
+        through ``x`` alone.
+
+    Raises:
+        ValueError: for arguments of the wrong kind or range, and for problems with a part that the solver would ignore.
+    """
+    steps = check.positive_int("steps", steps)
+    check.minimum("tolerance", tolerance, 0.0)
+    check.minimum("objective_every", objective_every, 0)
+    if not isinstance(solver, Solver):
+        check.fail("solver", "a Solver such as FISTA()", repr(solver), "Solvers are instances: run(FISTA(), …).")
+    if not isinstance(problem, Problem):
+        check.fail("problem", "a Problem", repr(problem), "Problem(smooth=LeastSquares(A, y), proximable=…).")
+    if gradient is not None and not isinstance(gradient, GradientRule):
+        check.fail("gradient", "a gradient rule", repr(gradient), "Unroll(), Checkpoint(), Truncated(last), Implicit() or JacobianFree().")
+    x0 = jax.tree.map(jnp.asarray, x0)
+    for leaf in jax.tree.leaves(x0):
+        check.inexact("x0", leaf)
+    settings = _Settings(steps, float(tolerance), int(objective_every), progress, max(1, steps // 100))
+    if isinstance(gradient, Implicit):
+        fixed = jax.lax.stop_gradient(problem)
+        return _run_implicit(settings, gradient, solver, problem, fixed.prepare() if prepare else fixed, x0)
+    return _run(settings, gradient, solver, problem.prepare() if prepare else problem, x0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(settings, gradient, solver, problem, x0):
+    start = _start(solver, problem, x0)
+    if isinstance(gradient, (Truncated, JacobianFree)):
+        carry, records = _cut(settings, gradient, solver, problem, start)
+    elif isinstance(gradient, (Unroll, Checkpoint)) or (gradient is None and settings.tolerance == 0.0):
+        carry, records = _scan(settings, gradient, solver.step, solver, problem, start, settings.steps)
+    else:
+        carry, records = _advance(settings, solver, problem, start, settings.steps)
+        x = paired(_FORWARD_ONLY, (), carry.state.x)
+        carry = carry._replace(state=carry.state._replace(x=x))
+    return _result(settings, problem, start, carry, records)
+
+
+def _start(solver, problem, x0):
+    return _Carry(solver.init(problem, x0), jnp.int32(Status.COMPLETED), jnp.int32(0))
+
+
+def _body(settings, step, solver, problem, carry, k):
+    """One step; one that fails or is not finite is not taken, a finished sample stays as it is."""
+    new = step(problem, carry.state)
+    old_, new_, problem_ = jax.lax.stop_gradient((carry.state, new, problem))
+    residual = solver.residual(old_, new_)
+    finite = jnp.isfinite(residual) & jnp.isfinite(tree.norm(new_.x))
+    outcome = jnp.asarray(getattr(new_, "status", Status.COMPLETED), jnp.int32)
+    going = carry.status == Status.COMPLETED
+    taken = going & finite & (outcome == Status.COMPLETED)
+    outcome = jnp.where(finite, outcome, Status.NONFINITE)
+    if settings.tolerance > 0:
+        outcome = jnp.where((outcome == Status.COMPLETED) & (residual <= settings.tolerance), Status.CONVERGED, outcome)
+    state = tree.where(taken, new, carry.state)
+
+    objective = unknown = jnp.full_like(residual, jnp.nan)
+    if settings.objective_every:
+        due = (k + 1) % settings.objective_every == 0
+        objective = jax.lax.cond(due, lambda x: problem_(x).astype(unknown.dtype), lambda x: unknown, new_.x)
+    objective, residual = jnp.where(taken, objective, jnp.nan), jnp.where(going, residual, jnp.nan)
+    loops.tell(settings.progress, going & ((k + 1) % settings.progress_every == 0), k + 1, objective, residual)
+    status = jnp.where(going, outcome, carry.status).astype(jnp.int32)
+    return _Carry(state, status, carry.count + taken), (objective, residual)
+
+
+def _scan(settings, gradient, step, solver, problem, carry, steps, start=0):
+    body = functools.partial(_body, settings, step, solver, problem)
+    if isinstance(gradient, Checkpoint):
+        return loops.checkpointed_scan(body, carry, steps, gradient.every or loops.sqrt_blocks(steps))
+    return loops.scan(body, carry, steps, start)
+
+
+def _advance(settings, solver, problem, carry, steps):
+    body = functools.partial(_body, settings, solver.step, solver, problem)
+    return loops.while_with_history(body, lambda c: c.status == Status.COMPLETED, carry, steps)[:2]
+
+
+def _cut(settings, gradient, solver, problem, start):
+    """Steps without derivatives, until they converge or only the last ones remain; then the last ones, with."""
+    last = gradient.last if isinstance(gradient, Truncated) else 1
+    if isinstance(gradient, Truncated) and last >= settings.steps:
+        return _scan(settings, gradient, solver.step, solver, problem, start, settings.steps)
+    fixed = jax.lax.stop_gradient((solver, problem, start))
+    head, records = _advance(settings, *fixed, settings.steps - last)
+    converged = head.status == Status.CONVERGED
+    state = head.state
+    if isinstance(gradient, JacobianFree):
+        state = solver.with_variables(state, solver.variables(state))
+    state = jax.lax.stop_gradient(state)
+    carry = _Carry(state, jnp.where(converged, Status.COMPLETED, head.status).astype(jnp.int32), head.count)
+    endless = settings._replace(tolerance=0.0)
+    carry, tail = _scan(endless, gradient, solver.tail_step, solver, problem, carry, last, start=head.count)
+    if settings.tolerance > 0:
+        converged = (carry.status == Status.COMPLETED) & (converged | (tail[1][-1] <= settings.tolerance))
+        carry = carry._replace(status=jnp.where(converged, Status.CONVERGED, carry.status).astype(jnp.int32))
+
+    def joined(first, then):
+        room = jnp.concatenate([first, jnp.full((last,), jnp.nan, first.dtype)])
+        return jax.lax.dynamic_update_slice(room, then, (head.count,))
+
+    return carry, jax.tree.map(joined, records, tail)
+
+
+def _result(settings, problem, start, carry, records):
+    problem, first, last = jax.lax.stop_gradient((problem, start.state.x, carry.state.x))
+    objective, residual = records
+    objective = jnp.concatenate([problem(first).astype(residual.dtype)[None], objective])
+    if settings.objective_every != 1:
+        objective = objective.at[carry.count].set(problem(last).astype(residual.dtype))
+    status = carry.status
+    if settings.tolerance > 0:
+        status = jnp.where(status == Status.COMPLETED, Status.MAX_STEPS, status).astype(jnp.int32)
+    return Result(carry.state.x, status, carry.count, objective, residual, jax.lax.stop_gradient(carry.state))
+
+
+def _identity(_, x):
+    return x
+
+
+def _refuse(_, x):
+    check.fail(
+        "run(gradient=)", "a gradient rule, because the result of a run that stops early (tolerance > 0) is being differentiated", "None",
+        "Pass gradient=Unroll(), Checkpoint(), Truncated(last), Implicit() or JacobianFree().",
+    )  # fmt: skip
+
+
+_FORWARD_ONLY = Pair(_identity, _refuse, _identity, _refuse)  # forward mode passes; transposition explains itself
+
+
+# Implicit differentiation. The forward run and the linear solves use the prepared problem; the one product with (∂_θT)ᵀ uses the
+# problem as it was given, so that gradients reach the geometry.
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _run_implicit(settings, rule, solver, problem, prepared, x0):
+    z, rest = _fixed_point(settings, rule, (solver, problem), prepared, x0)
+    result = jax.lax.stop_gradient(rest)
+    return tree.replace(result, x=solver.solution(result.state, z))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fixed_point(settings, rule, theta, prepared, x0):
+    solver, _ = theta
+    start = _start(solver, prepared, x0)
+    carry, records = _advance(settings, solver, prepared, start, settings.steps)
+    return solver.variables(carry.state), _result(settings, prepared, start, carry, records)
+
+
+def _fixed_point_fwd(settings, rule, theta, prepared, x0):
+    z, result = _fixed_point(settings, rule, theta, prepared, x0)
+    return (z, result), (rule, theta, prepared, x0, z, result.state)
+
+
+def _fixed_point_bwd(settings, saved, cotangent):
+    rule, theta, prepared, x0, z, state = saved
+    b = _inexact(cotangent[0])
+
+    def step(theta, active):
+        solver, problem = theta
+        return _inexact(solver.fixed_point(problem, state, _with_inexact(z, active)))
+
+    # JAX's transpose and the adjoint in Re⟨·,·⟩ differ by a conjugation on both sides, which changes neither symmetry nor norms.
+    _, pull_z = jax.vjp(functools.partial(step, (theta[0], prepared)), _inexact(z))
+    system = lambda v: tree.add(v, pull_z(v)[0], -1)  # noqa: E731
+    w = _solve(rule, system, b)
+    size = tree.norm(b)
+    residual = tree.norm(tree.add(b, system(w), -1)) / jnp.where(size == 0, 1, size)
+    (theta_bar,) = jax.vjp(lambda th: step(th, _inexact(z)), theta)[1](w)
+    return tree.replace(rule, probe=residual.astype(rule.probe.dtype)), theta_bar, *jax.tree.map(_zero_cotangent, (prepared, x0))
+
+
+_fixed_point.defvjp(_fixed_point_fwd, _fixed_point_bwd)
+
+
+def _inexact(z):
+    """The floating and complex leaves of z (a warm-started prox may also count its steps)."""
+    return [v for v in jax.tree.leaves(z) if tree.is_inexact(v)]
+
+
+def _with_inexact(z, active):
+    active = iter(active)
+    return jax.tree.map(lambda v: next(active) if tree.is_inexact(v) else v, z)
+
+
+def _zero_cotangent(v):
+    return jnp.zeros_like(v) if tree.is_inexact(v) else np.zeros(jnp.shape(v), jax.dtypes.float0)
+
+
+def _solve(rule, system, b):
+    limits = {"tolerance": rule.tolerance, "max_steps": rule.max_steps}
+    match rule.linear_solver:
+        case "gmres":
+            return linalg.gmres(system, b, restart=min(rule.restart, rule.max_steps), inner="real", differentiable=False, **limits).x
+        case "bicgstab":
+            return linalg.bicgstab(system, b, inner="real", differentiable=False, **limits).x
+        case "cg":
+            return linalg.cg(system, b, **limits).x
+        case _:
+            return linalg.minres(system, b, **limits).x

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffimg.core.pair import Pair, paired
+
+MATRIX = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+
+def forward(w, x):
+    return (w**2)[:, None] * (MATRIX @ x)[:, None] * jnp.ones(2)
+
+
+def transpose(w, y):
+    return MATRIX.T @ ((w**2)[:, None] * y).sum(1)
+
+
+def forward_tangent(w, dw, x):
+    return jax.jvp(lambda v: forward(v, x), (w,), (dw,))[1]
+
+
+def transpose_tangent(w, dw, y):
+    return jax.jvp(lambda v: transpose(v, y), (w,), (dw,))[1]
+
+
+def sevens(w, y):
+    return jnp.full(3, 7.0)
+
+
+PAIR = Pair(forward, transpose, forward_tangent, transpose_tangent)
+
+
+def f(w, x):
+    return paired(PAIR, w, x)
+
+
+W, X, Y = np.arange(1, 6, dtype=np.float32), np.ones(3, np.float32), np.ones((5, 2), np.float32)
+
+
+def test_every_transformation_agrees_with_the_plain_function():
+    g = lambda x: forward(W, x)  # noqa: E731
+    h = lambda x: f(W, x)  # noqa: E731
+    np.testing.assert_allclose(jax.jit(f)(W, X), g(X), rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(h, (X,), (X,))[1], g(X), rtol=1e-6)
+    loss = lambda q: lambda x: jnp.sum(q(x) ** 3)  # noqa: E731
+    np.testing.assert_allclose(jax.grad(loss(h))(X), jax.grad(loss(g))(X), rtol=1e-5)
+    np.testing.assert_allclose(jax.hessian(loss(h))(X), jax.hessian(loss(g))(X), rtol=1e-5)
+    np.testing.assert_allclose(jax.linear_transpose(h, X)(Y)[0], jax.linear_transpose(g, X)(Y)[0], rtol=1e-6)
+    twice = jax.linear_transpose(lambda y: jax.linear_transpose(h, X)(y)[0], Y)(X)[0]
+    np.testing.assert_allclose(twice, g(X), rtol=1e-6)
+
+
+def test_vmap_over_argument_and_parameters():
+    xs, ws = np.stack([X, 2 * X]), np.stack([W, 3 * W])
+    np.testing.assert_allclose(jax.vmap(f, (None, 0))(W, xs)[1], forward(W, xs[1]), rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(f, (0, None))(ws, X)[1], forward(ws[1], X), rtol=1e-6)
+    grads = jax.vmap(jax.grad(lambda x, w: jnp.sum(f(w, x) ** 2)), (None, 0))(X, ws)
+    np.testing.assert_allclose(grads[1], jax.grad(lambda x: jnp.sum(forward(ws[1], x) ** 2))(X), rtol=1e-5)
+    nested = jax.vmap(jax.vmap(f, (None, 0)), (0, None))(ws, xs)
+    np.testing.assert_allclose(nested[1, 1], forward(ws[1], xs[1]), rtol=1e-6)
+
+
+def test_derivatives_in_the_parameters_mix_with_those_in_x_to_second_order():
+    def loss(q):
+        return lambda v: jnp.sum(jnp.sin(q(v[:5], q(v[:5], v[5:])[:3, 0])))
+
+    v = jnp.concatenate([0.1 * W, 0.1 * X])
+    for derivative in (jax.grad, lambda g: jax.jacfwd(jax.grad(g)), lambda g: jax.grad(lambda u: jax.grad(g)(u)[1]), jax.hessian):
+        np.testing.assert_allclose(derivative(loss(f))(v), derivative(loss(forward))(v), rtol=1e-4, atol=1e-5)
+
+
+def test_the_given_transpose_is_the_one_that_runs():
+    pair = Pair(forward, sevens, forward_tangent, transpose_tangent)
+    np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(paired(pair, W, x)))(X), 7.0)
+
+
+def test_scan_checkpoint_and_lowering():
+    def step(x, _):
+        y = f(W, x)
+        return x - 1e-3 * jax.linear_transpose(lambda v: f(W, v), x)(y)[0], None
+
+    loss = lambda x: jnp.sum(jax.lax.scan(jax.checkpoint(step), x, None, length=3)[0] ** 2)  # noqa: E731
+    assert np.isfinite(jax.grad(loss)(X)).all()
+    for platform in ("cpu", "cuda", "rocm", "tpu"):
+        jax.export.export(jax.jit(f), platforms=[platform])(W, X)
