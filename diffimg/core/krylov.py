@@ -48,7 +48,7 @@ def cg(
     ``converged`` means ‖b − A x‖ ≤ tolerance·‖b‖. ``preconditioner`` approximates A⁻¹ and is self-adjoint positive definite.
     A may be complex-linear or, on complex arrays, only real-linear (a Hessian).
     """
-    return _solve(_Plan(_cg, symmetric=True), apply, preconditioner, b, x0, tolerance, max_steps)
+    return _solve(_Plan(_cg, monotone=False, symmetric=True), apply, preconditioner, b, x0, tolerance, max_steps)
 
 
 def minres(apply: Map, b: Any, x0: Any = None, *, tolerance: float = 1e-6, max_steps: int = 1000) -> SolveResult:
@@ -149,6 +149,7 @@ class _Plan(NamedTuple):
     inner: str = "real"
     restart: int = 0
     progress: float = 0.5  # another round only if the last one brought the residual below this fraction
+    monotone: bool = True  # a round that ends above the residual it began with is undone (CG's residual may rise on its way)
     symmetric: bool = False
     differentiable: bool = True
 
@@ -247,9 +248,11 @@ def _rounds(plan, apply, precondition, b, x0, tolerance, max_steps):
 
     def one_round(state):
         x, r, n, _, k, _ = state
-        x, steps, indefinite = plan.method(plan, apply, precondition, x, r, n, target, tolerance, max_steps - k)
-        r = add(b, apply(x), -1)
-        return x, r, norm(r), n, k + steps, indefinite
+        new, steps, indefinite = plan.method(plan, apply, precondition, x, r, n, target, tolerance, max_steps - k)
+        residual = add(b, apply(new), -1)
+        length = norm(residual)
+        keep = (length <= n) | (not plan.monotone)
+        return where(keep, new, x), where(keep, residual, r), jnp.where(keep, length, n), n, k + steps, indefinite
 
     start = (x, r, n, jnp.full_like(n, jnp.inf), jnp.int32(0), jnp.bool_(False))
     x, _, n, _, k, indefinite = jax.lax.while_loop(unfinished, one_round, start)
@@ -288,13 +291,14 @@ def _cg(plan, apply, precondition, x, r, n, target, tolerance, budget):
 
 def _minres(plan, apply, precondition, x, r, n, target, tolerance, budget):
     # Lanczos vectors v, direction vectors d; c, s the last reflection; phi the norm of the residual.
+    zero, one, eps = jnp.zeros_like(n), jnp.ones_like(n), jnp.finfo(n.dtype).eps
+
     def unfinished(state):
         *_, phi, _, k, done = state
         return (phi > target) & (k < budget) & ~done
 
     def step(state):
         x, v_old, v, d_old, d, beta, c, s, delta, epsilon, phi, square, k, _ = state
-        one = jnp.ones_like(phi)
         p = add(apply(v), v_old, -beta)
         alpha = real_dot(v, p)
         p = add(p, v, -alpha)
@@ -304,10 +308,10 @@ def _minres(plan, apply, precondition, x, r, n, target, tolerance, budget):
         epsilon_new, delta_new = s * beta_new, -c * beta_new
         # ‖A r‖ of the present iterate: where it vanishes the residual cannot fall any more (b outside the range of A).
         level = jnp.sqrt(square)
-        tiny = jnp.finfo(phi.dtype).eps * level
         done = jnp.hypot(gamma, delta_new) <= tolerance * level
         rho = jnp.hypot(gamma, beta_new)
-        done |= rho <= tiny
+        # Beyond rounding: the triangular factor is singular, or the residual below what A x can be evaluated to.
+        done |= (rho <= 10 * eps * level) | (phi <= eps * level * norm(x))
         c, s = _ratio(gamma, rho), _ratio(beta_new, rho)
         direction = scale(_ratio(one, rho), add(add(v, d, -delta2), d_old, -epsilon))
         x = where(done, x, add(x, direction, c * phi))
@@ -315,7 +319,6 @@ def _minres(plan, apply, precondition, x, r, n, target, tolerance, budget):
         v, v_old = scale(_ratio(one, beta_new), p), v
         return x, v_old, v, d, direction, beta_new, c, s, delta_new, epsilon_new, phi, square, k + 1, done
 
-    zero, one = jnp.zeros_like(n), jnp.ones_like(n)
     nothing = zeros_like(r)
     start = (x, nothing, scale(_ratio(one, n), r), nothing, nothing, zero, -one, zero, zero, zero, n, zero, jnp.int32(0), jnp.bool_(False))
     x, *_, k, _ = jax.lax.while_loop(unfinished, step, start)

@@ -41,7 +41,8 @@ def fbp(
     Raises:
         ValueError: shape, dtype, NaN/Inf in the sinogram, unknown filter, cutoff outside (0, 1].
 
-    The ramp is the DFT of the sampled kernel of Kak & Slaney (1988), eq. 61 of chapter 3, zero-padded: a sampled \\|ρ\\| would remove the mean.
+    The ramp is the DFT of the sampled kernel of Kak & Slaney (1988), eq. 61 of chapter 3, zero-padded; sampling |ρ| itself would
+    remove the mean.
     """
     sinogram = _admit(sinogram, geometry)
     filtered = sinogram if filter == "none" else ramp_filter(sinogram, geometry.detector_spacing, filter, cutoff)
@@ -103,7 +104,7 @@ def angular_weights(angles: Any, rule: str = "voronoi") -> jax.Array:
     """Weights dθ ``[view]``, in radians, of views at ``angles`` for the integral over half a turn.
 
     "uniform": π / views. "voronoi": half the distance to the two neighbours modulo π; in a scan of less than half a turn
-    (a gap over ten times the median one) the views at its ends count as the inner ones do.
+    (the largest gap is over four times the second largest) the views at its ends count as the inner ones do.
     """
     check.one_of("weights", rule, ("voronoi", "uniform"))
     angles = jnp.asarray(angles)
@@ -114,8 +115,8 @@ def angular_weights(angles: Any, rule: str = "voronoi") -> jax.Array:
     order = jnp.argsort(folded)
     ordered = folded[order]
     gaps = jnp.diff(ordered, append=ordered[:1] + np.pi)
-    typical = jnp.median(gaps)
-    gaps = jnp.where((gaps > 10 * typical) & (typical > 0), typical, gaps)
+    second = jnp.sort(gaps)[-2]
+    gaps = jnp.where((gaps > 4 * second) & (second > 0), second, gaps)
     cell = (gaps + jnp.roll(gaps, 1)) / 2
     return cell[jnp.argsort(order)]
 

@@ -23,5 +23,7 @@ def attenuation(hu: Any, mu_water: Any, mu_air: Any = 0.0) -> jax.Array:
 
 
 def _distinct(mu_water, mu_air):
-    if check.is_concrete(mu_water) and check.is_concrete(mu_air) and not bool(jnp.all(jnp.asarray(mu_water) > jnp.asarray(mu_air))):
-        check.fail("mu_water", "a value above mu_air", f"{mu_water} against {mu_air}", "Both are in the unit of mu, e.g. 0.0193 and 0 per mm.")
+    concrete = check.is_concrete(mu_water) and check.is_concrete(mu_air)
+    if concrete and not bool(jnp.all(jnp.asarray(mu_water) > jnp.asarray(mu_air))):
+        remedy = "Both are in the unit of mu, e.g. 0.0193 and 0 per mm."
+        check.fail("mu_water", "a value above mu_air", f"{mu_water} against {mu_air}", remedy)

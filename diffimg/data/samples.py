@@ -71,9 +71,10 @@ def sample(name: str, unit: str | None = None) -> Sample:
     """A real image by name; see :func:`names`.
 
     Args:
-        name: ``"ct_head"`` (512², 0.43 mm, the whole head in the field of view), ``"ct_small"`` (128² interior view of a spine),
-            ``"mr_abdomen"``, ``"mr_small"``, ``"mni152_t1"``, ``"mni152_gm"``, ``"mni152_wm"`` (volumes of 1 mm; one subject averaged
-            from 152: split by slab), ``"camera"``, ``"cell"``, ``"coins"``, ``"ihc"``, ``"retina"``.
+        name: ``"ct_head"`` (512², 0.43 mm, the whole head in the field of view), ``"ct_head_vertex"`` (512², 0.48 mm, another
+            head, lossy: a second object to tune on), ``"ct_small"`` (128² interior view of a spine), ``"mr_abdomen"``,
+            ``"mr_small"``, ``"mni152_t1"``, ``"mni152_gm"``, ``"mni152_wm"`` (volumes of 1 mm; one subject averaged from 152: split
+            by slab), ``"camera"``, ``"cell"``, ``"coins"``, ``"ihc"``, ``"retina"``.
         unit: ``"1/mm"`` turns a CT image from HU into linear attenuation, μ = max(0, 0.0193·(1 + HU/1000)); air is 0.
 
     Raises:
@@ -90,25 +91,30 @@ def sample(name: str, unit: str | None = None) -> Sample:
     return dataclasses.replace(loaded, image=_frozen(_attenuation(loaded.image)), unit="1/mm")
 
 
-def slice_for_ct(name: str = "ct_head", n: int | None = None, factor: int = 2) -> CTSlice:
+def slice_for_ct(name: str | Sample = "ct_head", n: int | None = None, factor: int = 2) -> CTSlice:
     """A square, centred slice with attenuation values inside the inscribed circle, on two grids.
 
     ``"ct_head"`` is the best of them: a whole clinical head slice on 512², to be reconstructed on 256².
 
     Args:
-        name: a two-dimensional grey sample or ``"mni152_t1"`` (its middle slice). Images that are not CT are scaled so that
+        name: a two-dimensional grey sample, by name or loaded, or ``"mni152_t1"`` (its middle slice). Images that are not CT are scaled so that
             their largest value is that of water, 0.0193/mm.
         n: side of the reconstruction grid; ``None``: the largest that the native grid carries. Smaller ones cover the same
             field of view by exact area averages.
         factor: fine pixels along one side of a reconstruction pixel; at least 2 avoids the inverse crime.
     """
     factor = check.positive_int("factor", factor)
-    check.one_of("name", name, _LOADERS)
-    chosen = sample(name)
-    image = chosen.image[chosen.image.shape[0] // 2] if name.startswith("mni152") else chosen.image
+    chosen = name if isinstance(name, Sample) else sample(name)
+    image = chosen.image[chosen.image.shape[0] // 2] if chosen.name.startswith("mni152") else chosen.image
     if image.ndim != 2:
-        check.fail("name", "a grey image", f"{name!r} of shape {image.shape}", "Take 'ct_head'.")
-    mu = _attenuation(image) if chosen.unit == "HU" else MU_WATER * image / image.max()
+        check.fail("name", "a grey image", f"{chosen.name!r} of shape {image.shape}", "Take 'ct_head'.")
+    match chosen.unit:
+        case "HU":
+            mu = _attenuation(image)
+        case "1/mm":
+            mu = np.maximum(0, image)
+        case _:
+            mu = MU_WATER * image / image.max()
     native = -(-max(image.shape) // factor) * factor  # padded with air to a multiple of the factor
     size = native // factor if n is None else check.positive_int("n", n)
     if size * factor > native:
@@ -209,6 +215,9 @@ def _frozen(image: np.ndarray) -> np.ndarray:
 _LOADERS: dict[str, Callable[[str], Sample]] = {
     "ct_head": functools.partial(
         _dicom, "J2K_pixelrep_mismatch.dcm", "axial CT of a head at the skull base, 120 kVp, 5 mm thick, lossless"
+    ),
+    "ct_head_vertex": functools.partial(
+        _dicom, "693_J2KI.dcm", "axial CT of another head, near the vertex, 140 kVp, 5 mm thick, lossy compression"
     ),
     "ct_small": functools.partial(_dicom, "CT_small.dcm", "axial CT of a spine, 120 kVp, an interior view cut from a larger image"),
     "mr_abdomen": functools.partial(_dicom, "examples_overlay.dcm", "axial MR of an abdomen, cropped"),

@@ -3,6 +3,7 @@
 from diffimg.energy.base import ComposedEnergy, Energy, EnergySum, ScaledEnergy, Zero
 from diffimg.energy.data import GaussianLikelihood, LeastSquares, PoissonLikelihood
 from diffimg.energy.group import GroupL1
+from diffimg.energy.noise import Gaussian, Noise, Poisson, PoissonGaussian, Transmission
 from diffimg.energy.regularizers import H1, L1, Box, NonNegative, SquaredL2, Tikhonov, WaveletL1
 from diffimg.energy.smooth_tv import HuberTV, SmoothTV
 from diffimg.energy.tv import DualState, TotalVariation
@@ -15,17 +16,22 @@ __all__ = [
     "DualState",
     "Energy",
     "EnergySum",
+    "Gaussian",
     "GaussianLikelihood",
     "GroupL1",
     "HuberTV",
     "LeastSquares",
+    "Noise",
     "NonNegative",
+    "Poisson",
+    "PoissonGaussian",
     "PoissonLikelihood",
     "ScaledEnergy",
     "SmoothTV",
     "SquaredL2",
     "Tikhonov",
     "TotalVariation",
+    "Transmission",
     "WaveletL1",
     "Zero",
 ]

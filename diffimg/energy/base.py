@@ -22,7 +22,8 @@ class Energy:
     - ``grad(self, x)``, by default from autodiff: the direction of steepest *ascent*, so that ``x - step * E.grad(x)`` descends;
       for complex x this is the conjugate of ``jax.grad``; inner products are Re⟨·,·⟩,
     - ``lipschitz(self)``: a Lipschitz constant of ``grad``,
-    - ``prepare(self)``: an equal energy with tables computed, called once before a loop.
+    - ``prepare(self)``: an equal energy with tables computed, called once before a loop,
+    - ``prox_state(self, x)`` and ``prox_warm(self, v, step, state)``: the same prox, started from where its last call ended.
 
     ``smooth = False`` marks an energy whose gradient does not exist everywhere. Derived: ``E + F``, ``2 * E``, ``E @ A`` = E(A(x)),
     ``value_and_grad``, ``conjugate_prox``.
@@ -45,9 +46,8 @@ class Energy:
 
     def prox(self, v: Any, step: Any) -> Any:
         """argmin_x E(x) + ‖x − v‖² / (2·step)."""
-        check.fail(
-            f"{self!r}.prox", "an energy with a proximal map", "one without", "Put it into Problem(smooth=…), or split it: Problem(composed=((g, K),))."
-        )
+        remedy = "Put it into Problem(smooth=…), or split it: Problem(composed=((g, K),))."
+        check.fail(f"{self!r}.prox", "an energy with a proximal map", "one without", remedy)
 
     def prox_state(self, x: Any) -> Any:
         """What an iterative prox carries from one call to the next (e.g. a dual variable), for images like x; ``()`` for a direct one."""
@@ -69,9 +69,8 @@ class Energy:
 
     def lipschitz(self) -> Any:
         """A Lipschitz constant of ``grad``."""
-        check.fail(
-            f"{self!r}.lipschitz", "an energy with a known Lipschitz constant", "one without", "Give the solver a step size, or use backtracking."
-        )
+        remedy = "Give the solver a step size, or use backtracking."
+        check.fail(f"{self!r}.lipschitz", "an energy with a known Lipschitz constant", "one without", remedy)
 
     def prepare(self) -> Energy:
         """An equal energy with tables computed already."""

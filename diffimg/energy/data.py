@@ -12,16 +12,17 @@ from diffimg.core import check, linalg
 from diffimg.core.pytree import pytree, static
 from diffimg.energy.base import Energy
 from diffimg.energy.quadratic import Quadratic
+from diffimg.energy.thresholding import safe_sqrt
 from diffimg.energy.weight import nonnegative, positive, real_like
 from diffimg.forward.basic import Diagonal, Identity
-from diffimg.forward.operator import Operator
+from diffimg.forward.operator import Operator, provides
 from diffimg.forward.structure import admit, size
 
 
 def admit_data(y: Any, operator: Any, argument: str = "y") -> Any:
     """Measured data checked against the codomain of ``operator`` and cast to its precision; NaN and Inf are refused."""
     if not isinstance(operator, Operator):
-        check.fail("operator", "an Operator", check.describe(operator), "Wrap a function: forward.Function(f, domain); a matrix: forward.Matrix(a).")
+        check.fail("operator", "an Operator", check.describe(operator), "Wrap a matrix in forward.Matrix, a function in forward.Function.")
     y = _floating(check.array(argument, y)) if isinstance(y, list) else jax.tree.map(lambda v: _floating(check.array(argument, v)), y)
     for leaf in jax.tree.leaves(y):
         check.finite(argument, leaf)
@@ -89,7 +90,7 @@ class LeastSquares(Quadratic):
         gradient becomes AᴴA x − Aᴴy with Aᴴy computed here, once; the value still comes from A(x), because ½⟨x, AᴴAx⟩ − ⟨x, Aᴴy⟩
         cancels in float32. The gradient is then as exact as ``gram`` is."""
         operator = self.operator.prepare()
-        if self.weights is None and operator.linear and getattr(type(operator), "gram", None) is not None:
+        if self.weights is None and operator.linear and provides(operator, "gram"):
             return _NormalLeastSquares(operator, self.y, None, self.tolerance, self.max_steps, operator.H(self.y))
         return LeastSquares(operator, self.y, self.weights, self.tolerance, self.max_steps)
 
@@ -291,7 +292,7 @@ class PoissonLikelihood(Energy):
             return super().prox(v, step)
         v = admit(v, self.operator.domain, "v", self.operator)
         d = real_like(getattr(self.operator, "weights", 1.0), v)
-        (shifted, y), = self._terms(d * v)[0]
+        ((shifted, y),) = self._terms(d * v)[0]
         curvature = real_like(step, v) * d * d
         c = shifted - curvature
         z = _positive_root(c, curvature * y)
@@ -307,15 +308,12 @@ class PoissonLikelihood(Energy):
 
 
 def _poisson(z, y):
-    inside = z > 0
-    value = z - jnp.where(y > 0, y * jnp.log(jnp.where(inside, z, 1)), 0)
-    return jnp.where(inside | ((z == 0) & (y == 0)), value, jnp.inf)
+    inside = (z > 0) | ((z == 0) & (y == 0))
+    logarithm = jnp.log(jnp.maximum(z, jnp.finfo(z.dtype).tiny))
+    return jnp.where(inside, z - jnp.where(y > 0, y * logarithm, 0), jnp.inf)
 
 
 def _positive_root(c, q):
     """The root z ≥ 0 of z² − c z − q = 0 for q ≥ 0, without cancellation for c < 0 and with finite derivatives at c = q = 0."""
-    discriminant = c * c + 4 * q
-    positive_discriminant = discriminant > 0
-    root = jnp.where(positive_discriminant, jnp.sqrt(jnp.where(positive_discriminant, discriminant, 1)), 0)
-    below = c < 0
-    return jnp.where(below, 2 * q / jnp.where(below, root - c, 1), (c + root) / 2)
+    s = jnp.abs(c) + safe_sqrt(c * c + 4 * q)
+    return jnp.where(c < 0, 2 * q / jnp.maximum(s, jnp.finfo(s.dtype).tiny ** 0.3), s / 2)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from diffimg.core import check
@@ -20,9 +21,10 @@ def admit_spacing(spacing: Any) -> tuple[Any, ...] | None:
     """``spacing`` as a tuple of positive lengths, one an axis, or None."""
     if spacing is None:
         return None
-    if jnp.ndim(spacing) != 1:
+    if not isinstance(spacing, (tuple, list)) and np.ndim(spacing) != 1:
         check.fail("spacing", "one length for each spatial axis", repr(spacing), "E.g. spacing=(1.0, 1.0) for an image [y, x].")
-    positive("spacing", spacing, "Spacings are lengths, e.g. in mm.")
+    for h in spacing:
+        positive("spacing", h, "Spacings are lengths, e.g. in mm.")
     return tuple(spacing)
 
 
@@ -30,7 +32,7 @@ def spatial_steps(x: jax.Array, spacing: Sequence[Any] | None) -> tuple[Any, ...
     """Grid spacings of the trailing axes of ``x`` over which to differentiate: all axes (at most 3), of spacing 1, by default."""
     if spacing is None:
         if jnp.ndim(x) > 3:
-            check.fail("x", "at most 3 axes", f"shape {jnp.shape(x)}", "Give spacing, one length for each spatial axis; other axes are batch.")
+            check.fail("x", "at most 3 axes", f"shape {jnp.shape(x)}", "Give spacing, a length for each spatial axis; others are batch.")
         return (None,) * jnp.ndim(x)
     if len(spacing) > jnp.ndim(x):
         check.fail("x", f"at least {len(spacing)} axes (spacing has {len(spacing)})", f"shape {jnp.shape(x)}")

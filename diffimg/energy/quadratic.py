@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffimg.core import check
+from diffimg.core import check, linalg
 from diffimg.core.pytree import add, real_dot
 from diffimg.energy.base import Energy
 from diffimg.energy.weight import real_like
@@ -96,12 +96,14 @@ class Quadratic(Energy):
         v = admit(v, self.operator.domain, "v", self.operator)
         if self._is_diagonal and isinstance(self.operator, (Identity, Diagonal)):
             return self._diagonal_prox(v, real_like(step, v))
+        return self._iterative_prox(v, step)
+
+    @jax.jit
+    def _iterative_prox(self, v, step):
         step = real_like(step, jax.tree.leaves(v)[0])
         rhs = jax.tree.map(lambda g: -step * g, self.grad(v))
         # Solved for the change: the tolerance is then relative to what is to be corrected, and step = 0 is no special case.
-        change, _ = jax.scipy.sparse.linalg.cg(
-            lambda d: add(d, self._hessian(d), step), rhs, tol=self.tolerance, maxiter=self.max_steps
-        )
+        change = linalg.cg(lambda d: add(d, self._hessian(d), step), rhs, tolerance=self.tolerance, max_steps=self.max_steps).x
         return add(v, change)
 
     def _diagonal_prox(self, v, step):

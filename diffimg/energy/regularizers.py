@@ -16,7 +16,6 @@ from diffimg.energy.differences import admit_spacing, gradient, gradient_adjoint
 from diffimg.energy.quadratic import Quadratic
 from diffimg.energy.thresholding import modulus, soft_threshold, squared_modulus
 from diffimg.energy.weight import nonnegative, real_like
-from diffimg.forward.basic import Identity
 from diffimg.forward.operator import Operator
 
 
@@ -115,6 +114,7 @@ class H1(Energy):
     def lipschitz(self):
         return self.weight * squared_norm_bound(self.spacing)
 
+    @jax.jit
     def prox(self, v, step):
         steps = spatial_steps(v, self.spacing)
         first = v.ndim - len(steps)
@@ -143,8 +143,8 @@ class L1(Energy):
 
     Args:
         weight: ≥ 0, a scalar, or an array (or pytree) that broadcasts to Wx.
-        operator: W. ``prox`` exists where W Wᴴ = I, which an operator states by an attribute ``orthonormal = True`` (as the wavelet
-            transform does): prox(v) = v + Wᴴ(soft(Wv) − Wv). For any other W give a splitting solver ``composed=((L1(weight), W),)``.
+        operator: W. ``prox`` exists where W Wᴴ = I, which an operator states by ``orthonormal = True`` (as the wavelet transform
+            does): prox(v) = v + Wᴴ(soft(Wv) − Wv). For any other W give a splitting solver ``composed=((L1(weight), W),)``.
     """
 
     weight: Any = 1.0
@@ -166,7 +166,7 @@ class L1(Energy):
 
     @property
     def has_prox(self) -> bool:
-        return self.operator is None or isinstance(self.operator, Identity) or getattr(self.operator, "orthonormal", False)
+        return self.operator is None or self.operator.orthonormal
 
     def prox(self, v, step):
         """Soft thresholding at weight·step."""
@@ -194,7 +194,7 @@ class WaveletL1(L1):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (isinstance(self.operator, Operator) and getattr(self.operator, "orthonormal", False)):
+        if not (isinstance(self.operator, Operator) and self.operator.orthonormal):
             check.fail("operator", "an orthonormal transform", check.describe(self.operator), "E.g. forward.Wavelet(image_shape).")
 
 
@@ -236,9 +236,9 @@ def admit_bounds(lower: Any, upper: Any) -> None:
             check.real(name, check.array(name, bound))
             if check.is_concrete(bound) and np.isnan(bound).any():
                 check.fail(name, "numbers", "NaN")
-    if lower is not None and upper is not None and check.is_concrete(lower) and check.is_concrete(upper):
-        if not np.all(np.asarray(lower) <= np.asarray(upper)):
-            check.fail("lower, upper", "lower ≤ upper", f"{lower} and {upper}", "Exchange them.")
+    concrete = check.is_concrete(lower) and check.is_concrete(upper)
+    if concrete and not np.all(np.asarray(lower) <= np.asarray(upper)):
+        check.fail("lower, upper", "lower ≤ upper", f"{lower} and {upper}", "Exchange them.")
 
 
 def within(x: jax.Array, lower: Any, upper: Any) -> jax.Array:

@@ -17,8 +17,8 @@ def squared_modulus(x: jax.Array) -> jax.Array:
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """√x for x ≥ 0, with derivative 0 (a subgradient of the modulus) instead of ∞ at 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    least = _least(x)
+    return jnp.where(x > least, jnp.sqrt(jnp.maximum(x, least)), 0)
 
 
 def modulus(x: jax.Array) -> jax.Array:
@@ -40,15 +40,23 @@ def block_soft_threshold(x: jax.Array, threshold: Any, axis: int | tuple[int, ..
 
 def _shrinkage(squared, threshold):
     """1 − threshold/√squared, or 0 inside the threshold."""
-    outside = squared > threshold * threshold
-    return jnp.where(outside, 1 - threshold * lax.rsqrt(jnp.where(outside, squared, 1)), 0)
+    return jnp.where(squared > threshold * threshold, 1 - _ratio(threshold, squared), 0)
+
+
+def _ratio(radius, squared):
+    """radius/√squared, or 1 where that is more. Continuous: XLA may evaluate a comparison twice with different rounding (fused
+    multiply-add), so a value on the edge must not meet the placeholder of a ``where`` inside a ``where``."""
+    return radius * lax.rsqrt(jnp.maximum(jnp.maximum(squared, radius * radius), _least(squared)))
+
+
+def _least(x):
+    """A square so small that its root counts as 0, and large enough that x^(-3/2), in derivatives, is finite."""
+    return float(jnp.finfo(x.dtype).tiny) ** 0.6
 
 
 def project_ball(parts: Sequence[jax.Array], radius: Any, jointly: bool) -> tuple[jax.Array, ...]:
     """The point of {|p| ≤ radius}, pixel by pixel, nearest to the vector field ``parts``: jointly (isotropic) or each part alone."""
     if not jointly:
         return tuple(project_ball((p,), radius, True)[0] for p in parts)
-    squared = sum(squared_modulus(p) for p in parts)
-    outside = squared > radius * radius
-    factor = jnp.where(outside, radius * lax.rsqrt(jnp.where(outside, squared, 1)), 1)
+    factor = _ratio(radius, sum(squared_modulus(p) for p in parts))
     return tuple(p * factor for p in parts)

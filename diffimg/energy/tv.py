@@ -49,15 +49,16 @@ class TotalVariation(Energy):
         spacing: lengths of a pixel along the trailing (spatial) axes, so that leading axes are batch; by default all (at
             most 3) axes of x are spatial, of spacing 1.
         gap: relative duality gap at which ``prox`` stops, (P(x) − D(p)) / P(x) with P(x) = ½‖x − v‖² + step·TV(x); ‖x − x̂‖² ≤ 2 (P − D).
-            0 takes exactly ``max_steps`` steps. One gap for all leading axes; under ``vmap`` one for each member.
+            A warm start that satisfies it takes no step; 0 asks for ``max_steps`` steps. One gap for all leading axes; under ``vmap``
+            one for each member.
         max_steps: most steps of a prox (a multiple of 5, rounded up).
 
     The prox is found by fast gradient projection on the dual (Beck, Teboulle 2009) with adaptive restart (O'Donoghue, Candès 2015).
     It is a scan over ``max_steps`` in which finished blocks are skipped, so it stops early *and* is differentiable, forwards and
     in reverse, with memory for two fields every 5 steps; the derivative is that of the iteration. Under ``vmap`` nothing is skipped.
 
-    Warm start, the protocol of iterative proximal maps: ``state = E.prox_state(x)``, then ``x, state = E.prox_warm(v, step, state)``; solvers
-    carry the state from one iteration to the next, where 5 to 10 steps are then enough. ``E.prox`` is a cold start.
+    Warm start, the protocol of iterative proximal maps: ``state = E.prox_state(x)``, then ``x, state = E.prox_warm(v, step, state)``;
+    solvers carry the state from one iteration to the next, where 5 to 10 steps are then enough. ``E.prox`` is a cold start.
     """
 
     weight: Any = 1.0
@@ -93,13 +94,14 @@ class TotalVariation(Energy):
         axes = x.ndim if self.spacing is None else len(self.spacing)
         return DualState((jnp.zeros_like(x),) * axes, jnp.array(jnp.inf, real), jnp.array(0, jnp.int32))
 
+    @jax.jit
     def prox_warm(self, v: jax.Array, step: Any, state: DualState) -> tuple[jax.Array, DualState]:
         """The prox from the dual field of an earlier call, and the new state, with the gap reached."""
         step = real_like(step, v)
         radius = real_like(self.weight, v) * step
         steps = spatial_steps(v, self.spacing)
         p = project_ball([step * q for q in state.dual], radius, self.isotropic)
-        start = (p, p, jnp.ones_like(step), jnp.full_like(state.gap, jnp.inf), jnp.zeros_like(state.steps))
+        start = (p, p, jnp.ones_like(step), self._gap(v, p, radius, steps), jnp.zeros_like(state.steps))
 
         def advance(carry, _):
             unfinished = carry[3] > real_like(self.gap, v)

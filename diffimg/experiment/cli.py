@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Annotated
 import typer
 
 import diffimg
-from diffimg.experiment.config import ConfigError, dump, locate, read, shipped, validate
+from diffimg.experiment.config import ConfigError, dump, flatten, locate, read, shipped, validate
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -106,7 +108,11 @@ def sweep_command(
         from diffimg.experiment.run import RunError, default_folder
 
         axes = sweep.parse_over(over)
-        resolved, recipe = _resolve(config, [*set_, *(f"{k}={v[0]!r}" for k, v in axes.items() if isinstance(v[0], (int, float)))])
+        resolved, recipe = _resolve(config, set_)
+        known = flatten(resolved.model_dump())
+        for key, values in axes.items():
+            if key not in known:
+                _resolve(config, [*set_, f"{key}={json.dumps(values[0])}"])  # says which key was meant
         root = out or default_folder(f"sweep-{resolved.recipe}")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise ConfigError(f"--out: expected a new or empty folder, got {root}. Choose another --out.")
@@ -163,7 +169,7 @@ def compare_command(
 def bench_command(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A benchmark; without it, the list.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="End within a minute.")] = False,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows there.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows there.")] = None,
     debug: Debug = False,
 ) -> None:
     """Time diffimg against its peers (python -m benchmarks); needs the repository."""
@@ -174,7 +180,7 @@ def bench_command(
                 "bench: expected the benchmarks folder of the repository, got an installed package, which does not carry it. "
                 'Clone the repository, then: pip install -e ".[bench]" and diffimg bench.'
             )
-        arguments = [*([name] if name else []), *(["--quick"] if quick else []), *(["--json", str(json.resolve())] if json else [])]
+        arguments = [*([name] if name else []), *(["--quick"] if quick else []), *(["--json", str(json_.resolve())] if json_ else [])]
         raise typer.Exit(subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=root, check=False).returncode)
 
 
@@ -226,17 +232,33 @@ def _resolve(source: str, overrides: Sequence[str]):
 
 def _execute(config, recipe, folder: Path, overwrite: bool, device: Device | None, cache: Path | None) -> dict:
     from diffimg.experiment.progress import progress
-    from diffimg.experiment.run import Run, execute
+    from diffimg.experiment.run import Run, execute, find_device
 
+    chosen = find_device(device.value) if device else None
     if cache is not None:
         import jax
 
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     run = Run(folder, config, overwrite=overwrite, progress=progress())
-    with _terminable():
-        execute(recipe, run, device.value if device else None)
+    with _terminable(), _plain_warnings():
+        try:
+            execute(recipe, run, chosen)
+        except KeyboardInterrupt:
+            typer.echo(f"Interrupted; {folder}{os.sep} holds what was finished.", err=True)
+            raise
     return run.metrics
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line, without the place in the source."""
+    previous = warnings.showwarning
+    warnings.showwarning = lambda message, *_, **__: typer.echo(f"Warning: {message}", err=True)
+    try:
+        yield
+    finally:
+        warnings.showwarning = previous
 
 
 @contextlib.contextmanager
@@ -259,20 +281,17 @@ def _terminable() -> Iterator[None]:
 @contextlib.contextmanager
 def _reported(debug: bool) -> Iterator[None]:
     """Errors become one message on stderr and an exit code."""
-    from diffimg.experiment.config import ConfigError
-
     try:
         yield
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        typer.echo("Interrupted; the run folder holds what was finished.", err=True)
         _leave_if_busy(INTERRUPTED)
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if debug:
             traceback.print_exc()
-        text = str(error) if isinstance(error, (ConfigError, ValueError, RuntimeError)) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {error}"
         hint = "" if debug or isinstance(error, ConfigError) else " (--debug shows the traceback)"
         typer.echo(f"Error: {text}{hint}", err=True)
         raise typer.Exit(USAGE if isinstance(error, ConfigError) else FAILED) from None

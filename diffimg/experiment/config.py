@@ -164,8 +164,10 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         if item["type"] == "extra_forbidden":
             siblings = [p for p in everything if p.rpartition(".")[0] == where.rpartition(".")[0]]
             last = where.rpartition(".")[2]
-            near = nearest(where, siblings) or next((p for p in everything if p.rpartition(".")[2] == last), None) or nearest(where, everything)
-            hint = f" Did you mean {near!r}?" if near else ""
+            near = nearest(where, siblings)
+            elsewhere = [p for p in everything if p.rpartition(".")[2] == last]
+            meant = [near] if near else elsewhere or [p for p in [nearest(where, everything)] if p]
+            hint = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
             section = where.rpartition(".")[0]
             known = ", ".join(p.rpartition(".")[2] for p in siblings)
             yield f"{where}: unknown key.{hint} " + (f"Keys of {section!r}: {known}." if section else f"Top-level keys: {known}.")
@@ -174,10 +176,11 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         else:
             got = item["input"]
             text = f"{type(got).__name__} of {len(got)}" if isinstance(got, (dict, list)) and len(got) > 4 else repr(got)
-            if item["type"] == "value_error":
-                yield f"{where}: {context.get('error', item['msg'])}" if where else str(context.get("error", item["msg"]))
+            if item["type"] == "value_error":  # raised by a validator, in the words of core.check
+                yield f"{where}: " + re.sub(r"^[\w.]+: (?=expected)", "", str(context.get("error", item["msg"])))
             else:
-                yield f"{where}: expected {_expected(item['type'], context, item['msg'])}, got {text}." + _word_hint(got, context)
+                hint = _word_hint(got, context) or f" Change it in the file or by --set {where}=VALUE."
+                yield f"{where}: expected {_expected(item['type'], context, item['msg'])}, got {text}.{hint}"
 
 
 def _expected(kind: str, context: dict[str, Any], message: str) -> str:

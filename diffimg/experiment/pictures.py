@@ -48,7 +48,7 @@ def grid(rows: Sequence[Sequence[Panel | None]], title: str = "", width: float =
     columns = max(len(row) for row in rows)
     cell = width / columns
     head = 0.55 if title else 0.1
-    figure = Figure(figsize=(width, len(rows) * (cell + 0.35) + head), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, len(rows) * (0.87 * cell + 0.6) + head), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=15, fontweight="bold", x=0.01, ha="left")

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -92,29 +93,31 @@ class Run:
 
     def log(self, event: str, **fields: Any) -> None:
         """Append a line to log.jsonl: seconds since the start, event, fields."""
-        line = json.dumps({"t": round(time.perf_counter() - self._began, 4), "event": event, **_plain(fields)}, allow_nan=False)
+        line = json.dumps({"t": round(time.perf_counter() - self._began, 4), "event": event, **_plain(fields)}, ensure_ascii=False, allow_nan=False)
         with self._open(), open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stopwatch]:
-        """A named piece of the run, timed with its compilations apart. ``total``: iterations to expect."""
-        self._check_stop()
+        """A named piece of the run, timed with its compilations apart; ``watch.note`` is shown. ``total``: iterations to expect."""
+        self._check_open()
         self.log("stage start", stage=name)
         self._progress.start(name, total)
-        watch = Stopwatch()
-        watch.note = ""  # type: ignore[attr-defined]
-        with watch:
+        with Stopwatch() as watch:
             yield watch
-        self.log("stage end", stage=name, seconds=watch.seconds, compile_seconds=watch.compile_seconds)
-        self._progress.end(name, watch.seconds, watch.compile_seconds, watch.note)  # type: ignore[attr-defined]
+        times = {"seconds": watch.seconds - watch.compile_seconds, "compile_seconds": watch.compile_seconds}
+        self.log("stage end", stage=name, **times)
+        with self._lock:
+            self._metrics.setdefault("stages", {})[name] = times
+            self.write("metrics.json", _json(self._metrics))
+        self._progress.end(name, watch.seconds, watch.compile_seconds, watch.note)
 
     def iterations(self, stage: str) -> Callable[[Any, Any, Any], None]:
-        """A callback for ``diffimg.solve.run(progress=…)``; it also ends the run soon after an interrupt."""
+        """A callback for ``diffimg.solve.run(progress=…)``."""
 
         def tell(iteration: Any, objective: Any, residual: Any) -> None:
-            self._check_stop()
-            self._progress.iterate(stage, int(iteration), float(objective), float(residual))
+            if not self._closed:
+                self._progress.iterate(stage, int(iteration), float(objective), float(residual))
 
         return tell
 
@@ -154,7 +157,7 @@ class Run:
         self._save_provenance()
 
     def close(self, status: str, error: str = "") -> None:
-        """End the run; later writes, e.g. of a computation that could not be stopped, are dropped."""
+        """End the run; a computation that could not be stopped writes nothing any more."""
         with self._lock:
             if self._closed:
                 return
@@ -174,38 +177,44 @@ class Run:
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:
         with self._lock:
-            self._check_stop()
+            self._check_open()
             yield
 
-    def _check_stop(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise Interrupted("the run was ended")
 
 
-def execute(recipe: Recipe, run: Run, device: str | None = None) -> None:
+def execute(recipe: Recipe, run: Run, device: Any = None) -> None:
     """Run the recipe and close the folder, whatever happens.
 
     It works in a thread of its own: Python handles Ctrl-C only between the bytecodes of the main thread, which would otherwise be
-    blocked in a computation. Raises KeyboardInterrupt when interrupted and RunError when the recipe failed.
+    blocked in a computation. ``device``: a ``jax.Device``; JAX's choice by default. Raises KeyboardInterrupt when interrupted and
+    RunError when the recipe failed.
     """
+    import jax
+
     outcome: list[BaseException] = []
+    done = threading.Event()  # an interrupted Thread.join marks a thread that still runs as stopped (Python 3.11)
 
     def work() -> None:
         try:
-            with _on_device(device):
+            with jax.default_device(device):
                 run.device()
                 recipe.function(run.config, run)
         except BaseException as error:
             outcome.append(error)
+        finally:
+            done.set()
 
     worker = threading.Thread(target=work, name="diffimg-run", daemon=True)
     try:
         worker.start()
-        while worker.is_alive():
-            worker.join(0.1)
+        while not done.wait(0.1):
+            pass
+        worker.join()
     except KeyboardInterrupt:
         run.close("interrupted")
-        worker.join(1.0)
         raise
     error = outcome[0] if outcome else None
     if error is None:
@@ -214,8 +223,8 @@ def execute(recipe: Recipe, run: Run, device: str | None = None) -> None:
         run.close("interrupted")
         raise error
     else:
-        text = f"{type(error).__name__}: {error}" if not isinstance(error, (ValueError, RunError)) else str(error)
-        run.close("failed", _without_paths(text))
+        text = str(error) if isinstance(error, (ValueError, RunError, ImportError)) else f"{type(error).__name__}: {error}"
+        run.close("failed", _without_folders(text))
         raise RunError(text) from error
 
 
@@ -263,24 +272,20 @@ def load(folder: str | Path) -> dict[str, Any]:
     return {**parts, "config": read(folder / "config.yaml"), "arrays": arrays if arrays.is_file() else None}
 
 
-@contextlib.contextmanager
-def _on_device(name: str | None) -> Iterator[None]:
-    if name is None:
-        yield
-        return
+def find_device(name: str) -> Any:
+    """The first device of a platform, or a ``ConfigError`` that says which there are."""
     import jax
 
     try:
-        chosen = jax.devices(name)[0]
+        return jax.devices(name)[0]
     except RuntimeError:
         have = ", ".join(sorted({d.platform for d in jax.devices()}))
         raise ConfigError(f"--device: expected an available device, got {name!r}; this JAX sees {have}. `diffimg doctor` says more.") from None
-    with jax.default_device(chosen):
-        yield
 
 
-def _without_paths(text: str) -> str:
-    return " ".join(provenance.portable(word) for word in text.split(" "))
+def _without_folders(text: str) -> str:
+    """Absolute paths in a message, cut to their last part."""
+    return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\"`,;:()]+[\\/])+", "", text)
 
 
 def _now() -> str:
@@ -288,7 +293,7 @@ def _now() -> str:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from diffimg.forward.operator import Operator
 @pytree
 class Identity(Operator):
     """x ↦ x on arrays of ``image_shape``."""
+
+    orthonormal: ClassVar[bool] = True
 
     image_shape: tuple[int, ...] = static()
     dtype: str = static(default="float32")

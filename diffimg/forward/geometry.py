@@ -157,11 +157,11 @@ def _angles_repr(angles):
     kind = "" if values.dtype == np.float64 else f", dtype=np.{values.dtype.name}"
     first, last, n = float(values[0]), float(values[-1]), len(values)
     if n > 2:
-        if np.array_equal(np.linspace(first, last, n).astype(values.dtype), values):
-            return f"np.linspace({first!r}, {last!r}, {n}{kind})"
         stop = first + (last - first) * (n / (n - 1))
         eighth = math.pi / 4
-        for end in (round(stop / eighth) * eighth, *(stop + ulps * float(np.spacing(stop)) for ulps in range(-4, 5))):
-            if np.array_equal(np.linspace(first, end, n, endpoint=False).astype(values.dtype), values):
-                return f"np.linspace({first!r}, {end!r}, {n}, endpoint=False{kind})"
+        candidates = [(round(stop / eighth) * eighth, False), (last, True)]
+        candidates += [(stop + ulps * float(np.spacing(stop)), False) for ulps in range(-4, 5)]
+        for end, endpoint in candidates:
+            if np.array_equal(np.linspace(first, end, n, endpoint=endpoint).astype(values.dtype), values):
+                return f"np.linspace({first!r}, {end!r}, {n}{'' if endpoint else ', endpoint=False'}{kind})"
     return f"np.array({values.tolist()!r}{kind})"

@@ -34,11 +34,13 @@ class Operator:
       one wanted; linear in ``direction`` (an operator of the same structure),
     - ``prepare(self)``: an operator with tables in place of parameters, for use in loops.
 
-    ``linear = False`` marks a nonlinear operator; ``batched = True`` one whose methods take leading batch axes themselves.
+    ``linear = False`` marks a nonlinear operator; ``batched = True`` one whose methods take leading batch axes themselves;
+    ``orthonormal = True`` one with A Aᴴ = I (the prox of ‖Ax‖₁ is then exact).
     """
 
     linear: ClassVar[bool] = True
     batched: ClassVar[bool] = False
+    orthonormal: ClassVar[bool] = False
     domain: Any
 
     def __init_subclass__(cls, **kwargs):

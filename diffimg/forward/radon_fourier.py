@@ -91,7 +91,7 @@ def fast_length(n: int) -> int:
 
 
 def _beta(width, oversampling):
-    return math.pi * math.sqrt((width / oversampling) ** 2 * (oversampling - 0.5) ** 2 - 0.8)
+    return 1.005 * math.pi * math.sqrt((width / oversampling) ** 2 * (oversampling - 0.5) ** 2 - 0.8)
 
 
 @functools.lru_cache(maxsize=64)
@@ -200,22 +200,27 @@ def locate(p: Plan, u: Any, v: Any, xp: Any = jnp) -> tuple[Any, Any, Any, Any]:
 
 def interpolate(p: Plan, grid: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array) -> jax.Array:
     """Σ over the window, ``[point]``: one contiguous run of ``width`` nodes per row."""
-    flat, first, wu, wv = lax.optimization_barrier((grid.reshape(-1), first, wu, wv))  # or they are computed again for every tap
-    total = None
-    for i in range(p.width):
-        row = jnp.sum(runs(flat, first + i * p.pitch, p.width) * wv, axis=1) * wu[i]
-        total = row if total is None else total + row
-    return total
+    flat = grid.reshape(-1)
+
+    def add_row(total, row):  # a loop, so that XLA does not compute grid and weights again for every tap
+        start, weight = row
+        return total + jnp.sum(runs(flat, first + start, p.width) * wv, axis=1) * weight, None
+
+    starts = np.arange(p.width, dtype=np.int32) * p.pitch
+    return lax.scan(add_row, jnp.zeros(first.shape, grid.dtype), (starts, wu))[0]
 
 
 def spread(p: Plan, s: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array) -> jax.Array:
     """The adjoint of ``interpolate`` by scattering, for points known only at run time."""
-    s, first, wu, wv = lax.optimization_barrier((s, first, wu, wv))
-    numbers = lax.ScatterDimensionNumbers(update_window_dims=(1, 2), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1))
-    corner = jnp.stack([first // p.pitch, first % p.pitch], axis=-1)
-    window = (s * wu).T[:, :, None] * wv[:, None, :]
-    zeros = jnp.zeros((p.rows, p.pitch), s.dtype)
-    return lax.scatter_add(zeros, corner, window, numbers, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+    numbers = lax.ScatterDimensionNumbers(update_window_dims=(1,), inserted_window_dims=(), scatter_dims_to_operand_dims=(0,))
+
+    def add_row(flat, row):
+        start, weight = row
+        window = (s * weight)[:, None] * wv
+        return lax.scatter_add(flat, (first + start)[:, None], window, numbers, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS), None
+
+    starts = np.arange(p.width, dtype=np.int32) * p.pitch
+    return lax.scan(add_row, jnp.zeros(p.rows * p.pitch, s.dtype), (starts, wu))[0].reshape(p.rows, p.pitch)
 
 
 def runs(x: jax.Array, start: jax.Array, length: int) -> jax.Array:
@@ -225,7 +230,8 @@ def runs(x: jax.Array, start: jax.Array, length: int) -> jax.Array:
 
 
 # The derivative in the points is exact: ∂/∂u of Σ f e^{−2πi(ux+vy)} is −2πi Σ (x f) e^{−2πi(ux+vy)}, the same transform of
-# a weighted image. Differentiating the window instead would be 1 % wrong, and 12–29 % in the second derivative.
+# a weighted image. Differentiating the window instead would be 1 % wrong, and 12–29 % in the second derivative. A derivative
+# is smaller than the transforms that it is a difference of, so these use at least six taps.
 
 
 def samples(p: Plan, x: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
@@ -242,6 +248,7 @@ def samples_transpose(p: Plan, s: jax.Array, u: jax.Array, v: jax.Array) -> jax.
 def _sampling(p):
     """The transform and its transpose in x, with their derivatives in the points (u, v)."""
     ny, nx = p.image_shape
+    finer = dataclasses.replace(p, width=max(p.width, 6))
     along_u, along_v = np.arange(nx) - nx // 2, (np.arange(ny) - ny // 2)[:, None]
 
     def transform(points, x):
@@ -254,11 +261,12 @@ def _sampling(p):
 
     def transform_tangent(points, direction, x):
         du, dv = (_times(-2 * math.pi, d) for d in direction)
-        return du * samples(p, x * along_u.astype(x.dtype), *points) + dv * samples(p, x * along_v.astype(x.dtype), *points)
+        along = [samples(finer, x * n.astype(x.dtype), *points) for n in (along_u, along_v)]
+        return du * along[0] + dv * along[1]
 
     def transpose_tangent(points, direction, s):
         du, dv = (_times(-2 * math.pi, d) for d in direction)
-        u, v = samples_transpose(p, du * s, *points), samples_transpose(p, dv * s, *points)
+        u, v = (samples_transpose(finer, d * s, *points) for d in (du, dv))
         return u * along_u.astype(u.dtype) + v * along_v.astype(v.dtype)
 
     return Pair(transform, transpose, transform_tangent, transpose_tangent)

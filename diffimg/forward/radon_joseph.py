@@ -233,12 +233,14 @@ def _take(table, index):
 
 
 def _split(arrays, chunk):
-    """Arrays with one leading length as scan inputs of ``chunk`` separate entries a step.
+    """Arrays with one leading length as scan inputs of ``chunk`` separate entries a step, fewer where the loop is short.
 
     Separate operands, not slices of one: XLA vectorises a gather only from a whole buffer. The length is filled up by
     repeating geometry and appending zeros of data.
     """
-    fill = -arrays[0].shape[0] % chunk
+    length = arrays[0].shape[0]
+    chunk = max(1, min(chunk, length // 16))
+    fill = -length % chunk
     out = []
     for a in arrays:
         if fill and a.ndim == 1:

@@ -76,9 +76,8 @@ class PreparedRadon(Operator):
         p, dtype = self.plan, y.dtype
         s = fourier.from_detector(p, y, self.inside)
         s = fourier.conjugate(s * jnp.conj(self.factor).astype(s.dtype), self.sign.astype(dtype)).reshape(-1)
-        parts = lax.optimization_barrier((s.real, s.imag))  # computed once; twice as fast as runs of complex numbers
-        real, imaginary = (self._gather(part) for part in parts)
-        return fourier.from_grid(p, lax.complex(real, imaginary).reshape(p.rows, p.pitch))
+        parts = lax.map(self._gather, jnp.stack([s.real, s.imag]))  # a loop, so that XLA does not compute s again for every tap
+        return fourier.from_grid(p, lax.complex(parts[0], parts[1]).reshape(p.rows, p.pitch))
 
     def _gather(self, s):
         sums = [

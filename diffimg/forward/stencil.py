@@ -80,9 +80,7 @@ class Laplacian(Operator):
         return ShapeDtypeStruct(self.image_shape, jnp.dtype(self.dtype))
 
     def __call__(self, x):
-        parts = (
-            _difference_transpose(_difference(x, k, self.boundary), k, self.boundary) / h**2 for k, h in enumerate(self.spacing)
-        )
+        parts = (_difference_transpose(_difference(x, k, self.boundary), k, self.boundary) / h**2 for k, h in enumerate(self.spacing))
         return -sum(parts)
 
     def adjoint(self, y):

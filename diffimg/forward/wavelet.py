@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from diffimg.forward.operator import Operator
 
 # Synthesis low-pass filters: I. Daubechies, Ten Lectures on Wavelets, SIAM 1992 (tables 6.1, 6.3 and 8.1), in the digits,
 # order and sign of PyWavelets; the symlets refined by Newton's method to orthonormality in double precision.
+# fmt: off
 FILTERS: dict[str, tuple[float, ...]] = {
     "haar": (0.7071067811865476, 0.7071067811865476),
     "db2": (0.48296291314453416, 0.8365163037378079, 0.2241438680420134, -0.12940952255126037),
@@ -41,6 +42,7 @@ FILTERS: dict[str, tuple[float, ...]] = {
     "coif1": (-0.07273261951252645, 0.3378976624574818, 0.8525720202116004, 0.3848648468648578, -0.07273261951252645,
         -0.015655728135791993),
 }
+# fmt: on
 
 
 @pytree
@@ -53,7 +55,8 @@ class Wavelet(Operator):
 
     Args:
         image_shape: shape of one image; every axis divisible by 2^levels.
-        wavelet: a name in ``FILTERS``: ``"haar"``, ``"db2"`` … ``"db8"`` (extremal phase), ``"sym4"`` … ``"sym8"`` (least asymmetric), ``"coif1"``.
+        wavelet: a name in ``FILTERS``: ``"haar"``, ``"db2"`` … ``"db8"`` (extremal phase), ``"sym4"`` … ``"sym8"`` (least
+            asymmetric), ``"coif1"``.
         levels: number of levels, ≥ 1.
         dtype: nominal dtype, real or complex.
 
@@ -62,6 +65,8 @@ class Wavelet(Operator):
 
     S. Mallat, A theory for multiresolution signal decomposition, IEEE Trans. Pattern Anal. Mach. Intell. 11(7), 1989.
     """
+
+    orthonormal: ClassVar[bool] = True
 
     image_shape: tuple[int, ...] = static()
     wavelet: str = static(default="db4")
@@ -116,7 +121,8 @@ class Wavelet(Operator):
         if len(details) != len(self.image_shape):
             check.fail("details", f"{len(self.image_shape)} flags, one an axis", repr(details))
         if level < self.levels and not any(details):
-            check.fail("details", f"at least one True below the last level {self.levels}", repr(details), "Those averages were split further.")
+            remedy = "Those averages were split further."
+            check.fail("details", f"at least one True below the last level {self.levels}", repr(details), remedy)
         check.trailing_shape("coefficients", coefficients, self.image_shape)
         half = [n >> level for n in self.image_shape]
         return coefficients[(..., *(slice(h, 2 * h) if d else slice(0, h) for h, d in zip(half, details, strict=True)))]
@@ -133,23 +139,29 @@ def _polyphase(low):
 
 
 def _analysis(x, low):
-    """[..., n] → [..., averages n/2 | details n/2] : Σ_m h[m] x[2k + m − shift]."""
+    """[..., n] → [..., averages n/2 | details n/2]: Σ_m h[m] x[2k + m − shift], periodic."""
     pairs, shift = _polyphase(low)
-    x = jnp.roll(x, shift, -1).reshape(*x.shape[:-1], -1, 2)
-    even, odd = x[..., 0], x[..., 1]
+    phases = _wrapped(x, shift, len(low) - 2 - shift).reshape(*x.shape[:-1], -1, 2)
+    half = x.shape[-1] // 2
     average = detail = 0
     for i, (h0, h1, g0, g1) in enumerate(pairs):
-        e, o = jnp.roll(even, -i, -1), jnp.roll(odd, -i, -1)
-        average, detail = average + h0 * e + h1 * o, detail + g0 * e + g1 * o
+        even, odd = phases[..., i : i + half, 0], phases[..., i : i + half, 1]
+        average, detail = average + h0 * even + h1 * odd, detail + g0 * even + g1 * odd
     return jnp.concatenate([average, detail], -1)
 
 
 def _synthesis(y, low):
     """The transpose, and inverse, of ``_analysis``."""
     pairs, shift = _polyphase(low)
-    average, detail = jnp.split(y, 2, -1)
+    half, reach = y.shape[-1] // 2, len(pairs) - 1
+    averages, details = (_wrapped(v, reach, 0) for v in jnp.split(y, 2, -1))
     even = odd = 0
     for i, (h0, h1, g0, g1) in enumerate(pairs):
-        a, d = jnp.roll(average, i, -1), jnp.roll(detail, i, -1)
-        even, odd = even + h0 * a + g0 * d, odd + h1 * a + g1 * d
+        average, detail = averages[..., reach - i : reach - i + half], details[..., reach - i : reach - i + half]
+        even, odd = even + h0 * average + g0 * detail, odd + h1 * average + g1 * detail
     return jnp.roll(jnp.stack([even, odd], -1).reshape(y.shape), -shift, -1)
+
+
+def _wrapped(x, before, after):
+    """Periodic extension along the last axis, also beyond one period."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, after)], mode="wrap")

@@ -1,5 +1,6 @@
-"""Problems, solvers, the driver ``run`` and the gradient rules."""
+"""Problems, solvers, the driver ``run``, the gradient rules, and the choice of the weight (``tuning``)."""
 
+from diffimg.solve import tuning
 from diffimg.solve.descent import ConjugateGradient, GradientDescent
 from diffimg.solve.gradients import Checkpoint, GradientRule, Implicit, JacobianFree, Truncated, Unroll
 from diffimg.solve.problem import Problem
@@ -28,4 +29,5 @@ __all__ = [
     "Truncated",
     "Unroll",
     "run",
+    "tuning",
 ]

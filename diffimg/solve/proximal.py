@@ -46,7 +46,7 @@ def _backtrack(problem: Problem, y: Any, gradient: Any, step: Any, auxiliary: An
     value = problem.smooth(y)
     eps = jnp.finfo(step.dtype).eps
 
-    def excessive(tau):
+    def trial(tau):
         x, _ = problem.prox(tree.add(y, gradient, -tau), tau, auxiliary)
         d = tree.add(x, y, -1)
         allowed = tree.real_dot(d, d) / tau
@@ -58,16 +58,16 @@ def _backtrack(problem: Problem, y: Any, gradient: Any, step: Any, auxiliary: An
             rounding = 10 * eps * tree.norm(d) * (tree.norm(gradient) + tree.norm(x) / tau)
             return (tree.real_dot(d, tree.add(problem.grad(x), gradient, -1)) - rounding).astype(step.dtype)
 
-        curvature = jax.lax.cond(allowed > 1e4 * eps * jnp.abs(value), from_values, from_gradients)
-        return ~(curvature <= allowed)  # so that NaN is excessive
+        curvature = jax.lax.cond(allowed > 1e2 * eps * jnp.abs(value), from_values, from_gradients)
+        return ~(curvature <= allowed), allowed > 0  # the first so that NaN is excessive
 
     def shrink(loop):
-        tau, n, _ = loop
+        tau, n, *_ = loop
         tau = tau * factor
-        return tau, n + 1, excessive(tau)
+        return tau, n + 1, *trial(tau)
 
-    tau, _, bad = jax.lax.while_loop(lambda s: s[2] & (s[1] < _TRIALS), shrink, (step, 0, excessive(step)))
-    return tau, ~bad
+    tau, n, excessive, moves = jax.lax.while_loop(lambda s: s[2] & (s[1] < _TRIALS), shrink, (step, 0, *trial(step)))
+    return tau, ~excessive & (moves | (n == 0))  # a step that was shrunk until x stayed the same is none
 
 
 @pytree

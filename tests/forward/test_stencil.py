@@ -32,12 +32,11 @@ def test_gradient_and_laplacian(shape, spacing, boundary):
     assert gradient.norm() <= 2 * np.sqrt(np.sum(h**-2.0)) * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("boundary", ["neumann", "periodic"])
-def test_promises(boundary):
-    check_operator(Gradient((6, 5), 0.7, boundary))
-    check_operator(Laplacian((6, 5), 0.7, boundary), platforms=())
+def test_promises():
+    check_operator(Gradient((6, 5), 0.7))
+    check_operator(Laplacian((6, 5), 0.7, "periodic"), platforms=())
     with jax.enable_x64(True):
-        check_operator(Gradient((4, 5), 0.7, boundary, "complex128"), platforms=())
+        check_operator(Gradient((4, 5), 0.7, "periodic", "complex128"), platforms=())
 
 
 def test_axes_of_length_one():
@@ -50,5 +49,5 @@ def test_bad_input():
         Gradient((4, 4), (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="spacing: expected values > 0"):
         Laplacian((4, 4), 0.0)
-    with pytest.raises(ValueError, match="boundary: expected one of.*Did you mean 'neumann'"):
+    with pytest.raises(ValueError, match=r"boundary: expected one of.*Did you mean 'neumann'"):
         Gradient((4, 4), boundary="neuman")

@@ -22,9 +22,10 @@ def test_filters(name):
     np.testing.assert_allclose(overlaps, np.eye(1, len(overlaps))[0], atol=4e-16)
 
 
+@pytest.mark.filterwarnings("ignore:Level value")
 @pytest.mark.parametrize(
     ("name", "shape", "levels"),
-    [("haar", (8,), 3), ("db2", (16, 24), 3), ("db4", (32, 16), 2), ("db8", (8, 8), 1), ("sym4", (8, 16, 8), 2), ("coif1", (12, 20), 2)],
+    [("haar", (8,), 3), ("db2", (16, 24), 3), ("db8", (8, 12), 1), ("sym4", (4, 8, 6), 1), ("coif1", (12, 20), 2)],
 )
 def test_equals_pywavelets(name, shape, levels):
     x = RNG.standard_normal((2, *shape)).astype(np.float32)
@@ -36,17 +37,17 @@ def test_equals_pywavelets(name, shape, levels):
     np.testing.assert_allclose(operator.H(y), x, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["haar", "db4"])
-def test_promises(name):
-    check_operator(Wavelet((8, 16), name, 2))
+def test_promises():
+    check_operator(Wavelet((4, 8), "db2", 1))
     with jax.enable_x64(True):
-        operator = Wavelet((8, 16), name, 3, "complex128")
+        operator = Wavelet((8, 16), "sym4", 2, "complex128")
         check_operator(operator, platforms=())
         x = jnp.asarray(RNG.standard_normal((8, 16)) + 0j)
         np.testing.assert_allclose(operator.H(operator(x)), x, atol=1e-13)
     assert operator.norm() == 1
 
 
+@pytest.mark.filterwarnings("ignore:Level value")
 def test_subbands():
     operator = Wavelet((16, 16), "db2", 2)
     x = RNG.standard_normal((16, 16)).astype(np.float32)
@@ -58,9 +59,10 @@ def test_subbands():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"image_shape: expected axes divisible by 2\^levels = 8, got \(20, 24\).*\(24, 24\), or use levels ≤ 2"):
+    message = r"image_shape: expected axes divisible by 2\^levels = 8, got \(20, 24\).*\(24, 24\), or use levels ≤ 2"
+    with pytest.raises(ValueError, match=message):
         Wavelet((20, 24), "haar", 3)
-    with pytest.raises(ValueError, match="wavelet: expected one of.*Did you mean 'db2'"):
+    with pytest.raises(ValueError, match=r"wavelet: expected one of.*Did you mean 'db2'"):
         Wavelet((8, 8), "dbb2", 1)
     with pytest.raises(ValueError, match="details: expected at least one True"):
         Wavelet((8, 8), "haar", 2).subband(np.ones((8, 8)), 1, (False, False))

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer, field_validator
 
-from diffimg.experiment.config import Experiment, Section
+from diffimg.experiment.config import ConfigError, Experiment, Section
+from diffimg.experiment.provenance import portable
 from diffimg.experiment.recipes import Recipe
 from diffimg.experiment.run import Run, RunError
 
 
 class Data(Section):
-    """The object: a slice out of an installed package."""
+    """The object: a slice out of an installed package, or a file."""
 
     sample: str = "ct_head"
+    file: str | None = None  # instead of the sample: DICOM (HU), or .npy [y, x] in 1/mm
+    pixel_size: float | None = Field(default=None, gt=0)  # mm, of a .npy file
     size: int = Field(default=256, ge=16, le=2048)  # side of the grid reconstructed on, pixels
     refinement: int = Field(default=2, ge=2, le=8)  # simulation cells along one side of a pixel
+
+    @field_validator("sample")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        from diffimg.core.check import one_of
+        from diffimg.data import names
+
+        one_of("sample", name, names())
+        return name
+
+    @field_serializer("file")
+    def _portable(self, file: str | None) -> str | None:
+        return portable(file) if file else file  # run folders name no folder of the machine
 
 
 class Geometry(Section):
@@ -110,6 +127,36 @@ class Measurement:
     source: str
 
 
+def read_image(file: str, pixel_size: float | None) -> Any:
+    """A slice out of a file as a ``diffimg.data.Sample``: DICOM, or .npy with attenuation in 1/mm."""
+    import numpy as np
+
+    from diffimg.data import Sample
+
+    name = Path(file).name
+    try:
+        if file.endswith(".npy"):
+            image, spacing, unit = np.load(file, allow_pickle=False), (pixel_size or 1.0,) * 2, "1/mm"
+        else:
+            import pydicom
+
+            dataset = pydicom.dcmread(file)
+            image = dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
+            spacing, unit = tuple(map(float, dataset.get("PixelSpacing", (1, 1)))), "HU" if dataset.get("Modality") == "CT" else "1"
+        image = np.asarray(image, np.float32)
+    except ImportError:
+        raise
+    except Exception as error:  # readers raise many kinds
+        reason = f"{type(error).__name__}: {error}".replace(file, name)
+        raise ConfigError(f"data.file: expected a readable DICOM or .npy file, got {name} ({reason}). Check the path and the format.") from error
+    if image.ndim != 2 or not np.isfinite(image).all() or not np.ptp(image) > 0:
+        raise ConfigError(
+            f"data.file: expected one image [y, x] of finite values that are not all the same, got shape {image.shape} in {name}. "
+            "Take one slice, and replace NaN and Inf."
+        )
+    return Sample(name, image, spacing, unit, f"file {name}", "as stated by its owner")
+
+
 def measure(config: Config) -> Measurement:
     """Photon counts behind the object on a grid ``refinement`` times finer (Joseph's method, finer detector too), as line integrals.
 
@@ -126,7 +173,8 @@ def measure(config: Config) -> Measurement:
     from diffimg.forward.radon import Radon
 
     scan, factor = config.geometry, config.data.refinement
-    ct = slice_for_ct(config.data.sample, config.data.size, factor)
+    chosen = read_image(config.data.file, config.data.pixel_size) if config.data.file else config.data.sample
+    ct = slice_for_ct(chosen, config.data.size, factor)
     angles = np.arange(scan.views) * (math.radians(scan.arc) / scan.views)
     spacing = scan.detector_spacing or ct.pixel_size
     count = scan.detector_count or math.ceil(math.sqrt(2) * config.data.size * ct.pixel_size / spacing + 2 * abs(scan.detector_offset) / spacing)
@@ -265,6 +313,7 @@ def _present(config: Config, run: Run, scan: Measurement, images: dict[str, Any]
     report.curves(
         "Relative change", {n: (np.arange(1, len(c) + 1), c) for n, (_, c) in histories.items()}, "iteration", "‖x⁺ − x‖ / ‖x⁺‖"
     )
+    report.table("Time by stage", run.metrics["stages"], ("seconds", "compile_seconds"))
     run.write("report.html", report.html())
 
 

@@ -1,0 +1,125 @@
+"""Every operator, energy and solver once: the property bundle runs over all of them. New ones are added here."""
+
+from __future__ import annotations
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import ShapeDtypeStruct
+
+from diffimg import energy as e
+from diffimg import forward as f
+from diffimg import solve as s
+
+RNG = np.random.default_rng(5)
+NOISE = RNG.normal(size=(16, 16))
+ANGLES = np.sort(RNG.uniform(0, np.pi, 11))
+
+
+def array(values, dtype):
+    return jnp.asarray(values, dtype)
+
+
+def complex_of(dtype):
+    return jnp.promote_types(dtype, jnp.complex64)
+
+
+def geometry(dtype, shape=(12, 12), count=19, offset=0.2):
+    return f.ParallelBeam(shape, array(ANGLES, dtype), count, 1.0, 1.1, array(offset, dtype))
+
+
+def concrete_geometry(count=19):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return f.ParallelBeam((12, 12), ANGLES, count, 1.0, 1.1, 0.2)
+
+
+OPERATORS = {
+    "identity": lambda t: f.Identity((4, 5), dtype=jnp.dtype(t).name),
+    "diagonal": lambda t: f.Diagonal(array(NOISE, t)),
+    "diagonal complex": lambda t: f.Diagonal(array(NOISE + 1j * NOISE.T, complex_of(t))),
+    "matrix": lambda t: f.Matrix(array(NOISE[:7], t)),
+    "matrix complex": lambda t: f.Matrix(array(NOISE[:7] + 1j * NOISE[7:14], complex_of(t))),
+    "function": lambda t: f.Function(lambda x: jnp.fft.fft2(x, norm="ortho"), ShapeDtypeStruct((6, 8), jnp.dtype(t))),
+    "radon fourier": lambda t: f.Radon(geometry(t)),
+    "radon fourier, band-limited, point": lambda t: f.Radon(geometry(t), image_model="band-limited", detector_model="point"),
+    "radon fourier, prepared": lambda t: f.Radon(concrete_geometry()).prepare(),
+    "radon fourier, prepared, truncated": lambda t: f.Radon(concrete_geometry(9)).prepare(),
+    "radon joseph": lambda t: f.Radon(geometry(t, (12, 9)), method="joseph"),
+    "gradient": lambda t: f.Gradient((6, 7), (0.5, 2.0), dtype=jnp.dtype(t).name),
+    "gradient 3-D periodic": lambda t: f.Gradient((4, 5, 6), boundary="periodic", dtype=jnp.dtype(t).name),
+    "laplacian": lambda t: f.Laplacian((6, 7), dtype=jnp.dtype(t).name),
+    "blur reflect": lambda t: f.Blur(array(NOISE[:5, :4], t), (12, 11)),
+    "blur periodic": lambda t: f.Blur(array(NOISE[:3, :3], t), (8, 9), "periodic"),
+    "blur zero": lambda t: f.Blur(array(NOISE[:3, :5], t), (8, 9), "zero"),
+    "wavelet": lambda t: f.Wavelet((16, 8), "db4", 2, dtype=jnp.dtype(t).name),
+    "inpaint": lambda t: f.Inpaint(array(NOISE > 0, t)),
+    "downsample": lambda t: f.Downsample((12, 8), 2, dtype=jnp.dtype(t).name),
+    "stack": lambda t: f.Stack((f.Identity((6, 7), dtype=jnp.dtype(t).name), f.Gradient((6, 7), dtype=jnp.dtype(t).name))),
+    "composition": lambda t: f.Radon(geometry(t)) @ f.Blur(array(NOISE[:3, :3], t), (12, 12)),
+    "phase retrieval": lambda t: f.PhaseRetrieval(f.Matrix(array(NOISE[:7] + 1j * NOISE[7:14], complex_of(t)))),
+    "coded diffraction": lambda t: f.CodedDiffraction(array(np.exp(1j * NOISE[:8, :8]), complex_of(t))),
+}
+
+SHAPE = (8, 9)
+IMAGE = NOISE[:8, :9]
+DATA = f.Blur(np.abs(NOISE[:3, :3]) / np.abs(NOISE[:3, :3]).sum(), SHAPE)
+
+
+def _like(t):
+    return array(IMAGE, t)
+
+
+# name: (factory, image at which its gradient is taken or None)
+ENERGIES = {
+    "zero": lambda t: e.Zero(),
+    "least squares": lambda t: e.LeastSquares(jax.tree.map(lambda v: array(v, t), DATA), _like(t)),
+    "least squares, weighted": lambda t: e.LeastSquares(jax.tree.map(lambda v: array(v, t), DATA), _like(t), array(IMAGE**2, t)),
+    "least squares, identity": lambda t: e.LeastSquares(f.Identity(SHAPE, dtype=jnp.dtype(t).name), _like(t)),
+    "gaussian likelihood": lambda t: e.GaussianLikelihood(f.Diagonal(_like(t)), _like(t), array(0.1 + IMAGE**2, t)),
+    "poisson likelihood": lambda t: e.PoissonLikelihood(f.Diagonal(array(IMAGE**2, t)), array(np.round(9 * IMAGE**2), t), array(5.0, t)),
+    "squared l2": lambda t: e.SquaredL2(array(0.3, t), _like(t)),
+    "tikhonov": lambda t: e.Tikhonov(array(0.3, t), f.Gradient(SHAPE, dtype=jnp.dtype(t).name)),
+    "h1": lambda t: e.H1(array(0.3, t)),
+    "l1": lambda t: e.L1(array(0.3, t)),
+    "wavelet l1": lambda t: e.WaveletL1(array(0.3, t), f.Wavelet((8, 8), "haar", 1, dtype=jnp.dtype(t).name)),
+    "total variation": lambda t: e.TotalVariation(array(0.3, t), gap=1e-8, max_steps=400),
+    "total variation, anisotropic, bounded": lambda t: e.TotalVariation(array(0.3, t), False, -0.5, 0.9, gap=1e-8, max_steps=400),
+    "huber tv": lambda t: e.HuberTV(array(0.3, t), array(0.1, t)),
+    "smooth tv": lambda t: e.SmoothTV(array(0.3, t), array(0.05, t)),
+    "box": lambda t: e.Box(-0.2, 0.7),
+    "non-negative": lambda t: e.NonNegative(),
+    "group l1": lambda t: e.GroupL1(array(0.3, t), axis=0),
+    "sum": lambda t: e.SquaredL2(array(0.3, t)) + e.H1(array(0.2, t)),
+    "scaled": lambda t: array(2.0, t) * e.L1(array(0.3, t)),
+    "composed": lambda t: e.SquaredL2(array(0.3, t)) @ jax.tree.map(lambda v: array(v, t), DATA),
+}
+
+
+def image_of(name, t):
+    return array(NOISE[:8, :8], t) if "wavelet" in name else _like(t) * 0.6
+
+
+SOLVERS = {
+    "gradient descent": (lambda: s.GradientDescent(), "smooth"),
+    "conjugate gradient": (lambda: s.ConjugateGradient(), "smooth"),
+    "proximal gradient": (lambda: s.ProximalGradient(), "proximable"),
+    "proximal gradient, backtracking": (lambda: s.ProximalGradient(backtracking=0.5), "proximable"),
+    "fista": (lambda: s.FISTA(), "proximable"),
+    "fista, monotone": (lambda: s.FISTA(monotone=True), "proximable"),
+    "admm": (lambda: s.ADMM(), "composed"),
+    "primal-dual": (lambda: s.PrimalDual(), "composed"),
+    "half-quadratic splitting": (lambda: s.HalfQuadraticSplitting(coupling=1.0), "proximable"),
+}
+
+
+def problem(kind, t):
+    data = e.LeastSquares(f.Matrix(array(NOISE[:12, :6] / 4, t)), array(NOISE[:12, 7], t))
+    if kind == "smooth":
+        return s.Problem(smooth=data + e.SquaredL2(array(0.1, t)))
+    if kind == "proximable":
+        return s.Problem(smooth=data, proximable=e.L1(array(0.05, t)))
+    difference = f.Matrix(array(np.eye(5, 6) - np.eye(5, 6, 1), t))
+    return s.Problem(smooth=data, composed=((e.L1(array(0.05, t)), difference),))

@@ -1,0 +1,125 @@
+"""One bundle of properties over every registered operator, energy and solver."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffimg import solve
+from diffimg.testing import PLATFORMS, check_operator, gradient_error, random_like
+from tests.registry import ENERGIES, OPERATORS, SOLVERS, image_of, problem
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_single_precision(name):
+    check_operator(OPERATORS[name]("float32"))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_double_precision(name, x64):
+    op = OPERATORS[name]("float64")
+    if op.domain.dtype in (jnp.float64, jnp.complex128):
+        check_operator(op, platforms=())
+    else:  # single precision by name; computes in the precision of its input
+        from diffimg.testing import dot_test
+
+        x = random_like(jax.random.key(0), jax.ShapeDtypeStruct(op.domain.shape, jnp.float64))
+        y = random_like(jax.random.key(1), jax.ShapeDtypeStruct(op.codomain.shape, jnp.float64))
+        assert op(x).dtype == jnp.float64
+        assert dot_test(op, x, y) < 1e-12
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_one_trace_for_other_arrays(name):
+    op = OPERATORS[name]("float32")
+    traces = []
+
+    @jax.jit
+    def call(a, x):
+        traces.append(1)
+        return a(x)
+
+    x = random_like(jax.random.key(0), op.domain)
+    call(op, x)
+    call(jax.tree.map(lambda v: v * 2 if jnp.issubdtype(v.dtype, jnp.inexact) else v, jax.tree.map(jnp.asarray, op)), x)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_compiled_equals_eager(name):
+    """A canary against a miscompiling jaxlib: the same operations one by one."""
+    op = OPERATORS[name]("float32")
+    x = random_like(jax.random.key(0), op.domain)
+    with jax.disable_jit():
+        eager = op._forward(x)
+    for a, b in zip(jax.tree.leaves(op(x)), jax.tree.leaves(eager), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * float(jnp.max(jnp.abs(b))))
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_energy_gradient_against_finite_differences(name, x64):
+    energy = ENERGIES[name]("float64")
+    x = image_of(name, "float64")
+    assert jnp.shape(energy(x)) == ()
+    if not energy.smooth:
+        with pytest.raises(ValueError, match="prox"):
+            energy.grad(x)
+        return
+    assert gradient_error(energy, x, jax.random.key(0)) < 1e-6 or name == "zero"
+    np.testing.assert_allclose(energy.grad(x), jax.grad(lambda v: energy(v))(x), rtol=1e-9, atol=1e-12)
+    prepared = energy.prepare()
+    np.testing.assert_allclose(prepared(x), energy(x), rtol=1e-9)
+    np.testing.assert_allclose(prepared.grad(x), energy.grad(x), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_energy_prox_minimises(name, x64):
+    energy = ENERGIES[name]("float64")
+    v = image_of(name, "float64")
+    if not energy.has_prox:
+        with pytest.raises(ValueError, match="prox"):
+            energy.prox(v, 0.7)
+        return
+    p = energy.prox(v, 0.7)
+    assert p.dtype == v.dtype
+
+    def objective(x):
+        return float(energy(x) + jnp.sum((x - v) ** 2) / 1.4)
+
+    best = objective(p)
+    assert np.isfinite(best)
+    for i in range(20):
+        direction = jax.random.normal(jax.random.key(i), v.shape)
+        for size in (1e-1, 1e-3):
+            assert objective(p + size * direction) >= best - 1e-7 * abs(best)
+    q = energy.prox(v + 0.1 * direction, 0.7)
+    assert float(jnp.sum((p - q) ** 2)) <= float(jnp.sum((p - q) * (-0.1 * direction))) + 1e-6  # firmly non-expansive
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_energy_lowers_everywhere_and_follows_the_dtype(name):
+    energy = ENERGIES[name]("float32")
+    x = image_of(name, "float32")
+    assert energy(x).dtype == jnp.float32
+    jax.export.export(jax.jit(lambda e, v: e(v)), platforms=PLATFORMS)(energy, x)
+    if energy.has_prox:
+        jax.export.export(jax.jit(lambda e, v: e.prox(v, jnp.float32(0.5))), platforms=PLATFORMS)(energy, x)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solver_decreases_and_converges(name, x64):
+    factory, kind = SOLVERS[name]
+    p = problem(kind, "float64")
+    result = solve.run(factory(), p, jnp.zeros(6), steps=3000, tolerance=1e-10, objective_every=0).check()
+    other = solve.ADMM(penalty=0.3, inner_steps=20) if kind == "composed" else solve.ProximalGradient()
+    reference = solve.run(other, p, jnp.zeros(6), steps=6000, objective_every=0)
+    if name != "half-quadratic splitting":  # at finite coupling it minimises a Moreau envelope
+        np.testing.assert_allclose(result.x, reference.x, atol=2e-6)
+    assert result.objective[0] > p(result.x)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solver_lowers_everywhere(name):
+    factory, kind = SOLVERS[name]
+    p = problem(kind, "float32")
+    jax.export.export(jax.jit(lambda q, x: solve.run(factory(), q, x, steps=3, tolerance=1e-3).x), platforms=PLATFORMS)(p, jnp.zeros(6))
