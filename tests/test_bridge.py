@@ -8,7 +8,7 @@ A = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
 
 
 def test_scipy_solvers_run_on_an_operator():
-    blur = forward.Blur(forward.gaussian_psf(0.8, 3), (8, 8))
+    blur = forward.Blur(forward.gaussian_psf(0.8, (3, 3)), (8, 8))
     linear = bridge.to_scipy(blur)
     assert linear.shape == (64, 64)
     assert linear.dtype == np.float32

@@ -68,10 +68,13 @@ def _equal(self, other):
         return NotImplemented
     a, tree_a = jax.tree.flatten(self)
     b, tree_b = jax.tree.flatten(other)
-    return tree_a == tree_b and all(
-        jnp.shape(p) == jnp.shape(q) and bool(np.array_equal(np.asarray(p), np.asarray(q)))
-        for p, q in zip(a, b, strict=True)
-    )
+    return tree_a == tree_b and all(p is q or _same_values(p, q) for p, q in zip(a, b, strict=True))
+
+
+def _same_values(p, q):
+    if isinstance(p, jax.core.Tracer) or isinstance(q, jax.core.Tracer):  # values unknown: only the same tracer is equal
+        return False
+    return jnp.shape(p) == jnp.shape(q) and bool(np.array_equal(np.asarray(p), np.asarray(q)))
 
 
 def _hash(self):
@@ -136,4 +139,4 @@ def map_arrays(function: Callable[[Any], Any], a: Any) -> Any:
 
 def is_inexact(p: Any) -> bool:
     """Whether a leaf is a floating or complex number or array."""
-    return hasattr(p, "dtype") and jnp.issubdtype(p.dtype, jnp.inexact) or isinstance(p, (float, complex))
+    return isinstance(p, (float, complex)) or (hasattr(p, "dtype") and jnp.issubdtype(p.dtype, jnp.inexact))

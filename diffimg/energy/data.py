@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from diffimg.core import check, linalg
 from diffimg.core.pytree import pytree, static
 from diffimg.energy.base import Energy
-from diffimg.energy.quadratic import Quadratic
+from diffimg.energy.quadratic import Quadratic, forward_and_backward
 from diffimg.energy.thresholding import safe_sqrt
 from diffimg.energy.weight import nonnegative, positive, real_like
 from diffimg.forward.basic import Diagonal, Identity
@@ -261,18 +262,11 @@ class PoissonLikelihood(Energy):
     def __call__(self, x: Any) -> jax.Array:
         """Σ z − y log z; +∞ outside the domain. Leading (batch) axes are summed over."""
         terms, _ = self._terms(self.operator(x))
-        return sum(jnp.sum(_poisson(z, y)) for z, y in terms)
+        return functools.reduce(jnp.add, (jnp.sum(_poisson(z, y)) for z, y in terms))
 
     def grad(self, x: Any) -> Any:
         """Aᴴ(1 − y/z)."""
-        if self.operator.linear:
-            ax, backward = self.operator(x), self.operator.H
-        else:
-            ax, pullback = jax.vjp(self.operator, x)
-
-            def backward(r):
-                return jax.tree.map(jnp.conj, pullback(r)[0])
-
+        ax, backward = forward_and_backward(self.operator, x)
         terms, tree = self._terms(ax)
         return backward(jax.tree.unflatten(tree, [1 - y / jnp.maximum(z, jnp.finfo(z.dtype).eps * (1 + y)) for z, y in terms]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,14 @@ from diffimg.energy.weight import real_like
 from diffimg.forward.basic import Diagonal, Identity
 from diffimg.forward.operator import Operator
 from diffimg.forward.structure import admit
+
+
+def forward_and_backward(operator: Operator, x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """A(x), and the adjoint of A's derivative at x."""
+    if operator.linear:
+        return operator(x), operator.H
+    ax, pullback = jax.vjp(operator, x)
+    return ax, lambda r: jax.tree.map(jnp.conj, pullback(jax.tree.map(jnp.conj, r))[0])
 
 
 class Quadratic(Energy):
@@ -71,16 +80,10 @@ class Quadratic(Energy):
 
     def value_and_grad(self, x: Any) -> tuple[jax.Array, Any]:
         """(E(x), ∇E(x)) from one A(x)."""
-        ax, backward = self._forward_and_backward(x)
+        ax, backward = forward_and_backward(self.operator, x)
         r = self._residual(ax)
         p = self._precision(r)
         return 0.5 * real_dot(r, p), backward(p)
-
-    def _forward_and_backward(self, x):
-        if self.operator.linear:
-            return self.operator(x), self.operator.H
-        ax, pullback = jax.vjp(self.operator, x)
-        return ax, lambda r: jax.tree.map(jnp.conj, pullback(jax.tree.map(jnp.conj, r))[0])
 
     def _hessian(self, x):
         return self.operator.H(self._precision(self.operator(x)))

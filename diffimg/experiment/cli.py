@@ -167,7 +167,7 @@ def compare_command(
 
 @app.command("bench")
 def bench_command(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A benchmark; without it, the list.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A benchmark, e.g. radon; without it, all of them.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="End within a minute.")] = False,
     json_: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows there.")] = None,
     debug: Debug = False,

@@ -10,7 +10,7 @@ import numpy as np
 from diffimg.experiment import pictures
 from diffimg.experiment.config import flatten
 from diffimg.experiment.report import Report
-from diffimg.experiment.run import load, number
+from diffimg.experiment.run import number
 
 
 def metric_rows(first: dict[str, Any], second: dict[str, Any]) -> list[list[str]]:
@@ -35,35 +35,42 @@ def config_rows(first: dict[str, Any], second: dict[str, Any]) -> list[list[str]
 
 
 def images(run: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The images ``[y, x]`` of a run that have the shape of its truth, and the truth."""
+    """The truth of a run and the images ``[y, x]`` of its shape, under the names of their methods."""
     if run["arrays"] is None:
         return {}
+    methods = {method.lower(): method for method in run["metrics"].get("methods", {})}
     with np.load(run["arrays"]) as stored:
         if "truth" not in stored:
             return {}
         shape = stored["truth"].shape
-        return {name: stored[name] for name in stored.files if stored[name].shape == shape}
+        return {methods.get(name, name): stored[name] for name in stored.files if stored[name].shape == shape}
 
 
 def picture(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str]) -> tuple[bytes, Report]:
-    """A PNG (a row a run) and an HTML report of both runs."""
-    pair = [images(run) for run in (first, second)]
-    window = _window(pair)
-    rows = []
-    for run, name, found in zip((first, second), names, pair, strict=True):
-        captions = run["metrics"].get("methods", {})
-        rows.append([pictures.Panel(i, f"{name}: {k}", _caption(captions, k), window, pixel_size=_pixel(run)) for k, i in found.items()])
-    title = f"{names[0]} and {names[1]}"
-    png = pictures.png(pictures.grid([row or [None] for row in rows], title))
-    report = Report(title, "Two runs compared.")
+    """A PNG (a row a run) and an HTML report of both runs, which are called A and B in it."""
+    runs = {"A": first, "B": second}
+    found = {letter: images(run) for letter, run in runs.items()}
+    window = _window(list(found.values()))
+    rows: list[list[pictures.Panel | None]] = []
+    for letter, run in runs.items():
+        panels = [
+            pictures.Panel(image, f"{letter}: {name}", _caption(run, name), window, pixel_size=_pixel(run))
+            for name, image in found[letter].items()
+        ]
+        rows.append([*panels] or [None])
+    legend = f"A = {names[0]}\nB = {names[1]}"
+    png = pictures.png(pictures.grid(rows, legend))
+    report = Report("Two runs compared", legend)
     report.picture("Overview", png)
-    columns = list(names)
-    report.table("Metrics", {f"{m} {k}": dict(zip([*columns, "difference"], values, strict=True)) for m, k, *values in metric_rows(first, second)},
-                 [*columns, "difference"])
-    report.table("Config differences", {key: dict(zip(columns, values, strict=True)) for key, *values in config_rows(first, second)}, columns)
-    both = {f"{name}: {k}": i for name, found in zip(names, pair, strict=True) for k, i in found.items()}
-    for shape in dict.fromkeys(i.shape for i in both.values()):
-        report.images(f"Images {shape[0]} × {shape[1]}", {k: i for k, i in both.items() if i.shape == shape}, window, pixel_size=_pixel(first))
+    columns = ("A", "B", "difference")
+    report.table("Metrics", {f"{m} {k}": dict(zip(columns, values, strict=True)) for m, k, *values in metric_rows(first, second)}, columns)
+    report.table(
+        "Config differences", {key: dict(zip(columns, values, strict=False)) for key, *values in config_rows(first, second)}, columns[:2]
+    )
+    both = {f"{letter}: {name}": image for letter in runs for name, image in found[letter].items()}
+    for shape in dict.fromkeys(image.shape for image in both.values()):
+        group = {name: image for name, image in both.items() if image.shape == shape}
+        report.images(f"Images {shape[0]} × {shape[1]}", group, window, pixel_size=_pixel(runs[next(iter(group))[0]]))
     return png, report
 
 
@@ -73,8 +80,8 @@ def labels(first: Path, second: Path) -> tuple[str, str]:
     return (a, b) if a != b else (f"{a} (1)", f"{b} (2)")
 
 
-def _window(pair: list[dict[str, np.ndarray]]) -> tuple[float, float]:
-    truths = [found["truth"] for found in pair if found]
+def _window(found: list[dict[str, np.ndarray]]) -> tuple[float, float]:
+    truths = [one["truth"] for one in found if one]
     if not truths:
         return 0.0, 1.0
     low, high = min(float(t.min()) for t in truths), max(float(np.quantile(t, 0.999)) for t in truths)
@@ -88,6 +95,6 @@ def _pixel(run: dict[str, Any]) -> float | None:
         return float(stored["pixel_size"]) if "pixel_size" in stored else None
 
 
-def _caption(methods: dict[str, Any], name: str) -> str:
-    values = next((v for k, v in methods.items() if k.lower() == name), {})
-    return f"PSNR {values['psnr_db']:.2f} dB" if isinstance(values.get("psnr_db"), float) else ""
+def _caption(run: dict[str, Any], name: str) -> str:
+    value = run["metrics"].get("methods", {}).get(name, {}).get("psnr_db")
+    return f"PSNR {value:.2f} dB" if isinstance(value, float) else ""

@@ -73,7 +73,9 @@ def read(source: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dic
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"CONFIG: expected a readable UTF-8 file, got {path.name} ({type(error).__name__}). Check its encoding and rights.") from error
+        raise ConfigError(
+            f"CONFIG: expected a readable UTF-8 file, got {path.name} ({type(error).__name__}). Check its encoding and rights."
+        ) from error
     content = _parse(text, path.name)
     if not isinstance(content, dict):
         kind = "an empty file" if content is None else f"a {type(content).__name__}"
@@ -129,9 +131,7 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
 
 
 def _parse(text: str, origin: str) -> Any:

@@ -36,7 +36,9 @@ def chart(series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, log: 
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{float(at) + 4:.1f}" text-anchor="end">{text}</text>')
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
-    parts.append(f'<text class="label" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 10}" text-anchor="middle">{html.escape(xlabel)}</text>')
+    parts.append(
+        f'<text class="label" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 10}" text-anchor="middle">{html.escape(xlabel)}</text>'
+    )
     parts.append(f'<text class="label" transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{html.escape(ylabel)}</text>')
     data = []
     for k, (name, (x, y)) in enumerate(cleaned.items()):

@@ -83,7 +83,12 @@ def canary() -> Finding:
         for result in (np.asarray(jax.jit(f)(matrix, x)), eager):
             worst = max(worst, float(np.max(np.abs(result - exact) / exact)))
     if worst > 1e-4:
-        return Finding("canary", f"jit, eager and NumPy differ by {worst:.1e}: results cannot be trusted", "bad", f"pip install --upgrade {REQUIREMENT}")
+        return Finding(
+            "canary",
+            f"jit, eager and NumPy differ by {worst:.1e}: results cannot be trusted",
+            "bad",
+            f"pip install --upgrade {REQUIREMENT}",
+        )
     return Finding("canary", f"jit, eager and NumPy agree to {worst:.0e}")
 
 

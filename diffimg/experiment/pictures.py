@@ -47,7 +47,7 @@ def grid(rows: Sequence[Sequence[Panel | None]], title: str = "", width: float =
 
     columns = max(len(row) for row in rows)
     cell = width / columns
-    head = 0.55 if title else 0.1
+    head = 0.3 + 0.25 * len(title.splitlines()) if title else 0.1
     figure = Figure(figsize=(width, len(rows) * (0.87 * cell + 0.6) + head), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     if title:

@@ -62,7 +62,12 @@ class Live:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
-        columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description:<14}"), BarColumn(bar_width=24), MofNCompleteColumn())
+        columns = (
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+        )
         self._bars = Bars(*columns, TimeElapsedColumn(), TextColumn("[dim]{task.fields[note]}"), console=Console(stderr=True))
         self._task = None
         self._bars.start()

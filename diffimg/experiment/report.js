@@ -29,7 +29,7 @@ function show() {
     const field = parseFloat(bar.dataset.mm) / frame.zoom, power = 10 ** Math.floor(Math.log10(field / 4));
     const length = [5, 2, 1].map(f => f * power).find(l => l <= field / 4);
     bar.style.width = 100 * length / field + "%";
-    bar.textContent = +length.toPrecision(3) + " mm";
+    bar.firstChild.textContent = +length.toPrecision(3) + " mm";
   }
 }
 
@@ -159,7 +159,7 @@ function readable(chart) {
 document.querySelectorAll(".group").forEach(swipe);
 for (const group of document.querySelectorAll(".group[data-mm]"))
   for (const view of group.querySelectorAll(".view")) {
-    const bar = element("div", { className: "scale" });
+    const bar = element("div", { className: "scale" }, element("span", {}));
     bar.dataset.mm = group.dataset.mm;
     view.append(bar);
   }

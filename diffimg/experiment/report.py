@@ -21,11 +21,11 @@ from diffimg.experiment.run import Run, tabulate
 class Report:
     """Collects sections and writes them as one HTML page that loads nothing from anywhere.
 
-        report = Report("Title", "What was done.")
-        report.table("Metrics", {"FBP": {"psnr_db": 24.1}}, ["psnr_db"])
-        report.images("Reconstructions", {"truth": x, "FBP": y}, window=(0, 0.03), unit="1/mm", pixel_size=0.9)
-        report.curves("Objective", {"TV": (iterations, values)}, "iteration", "objective")
-        Path("report.html").write_text(report.html())
+    report = Report("Title", "What was done.")
+    report.table("Metrics", {"FBP": {"psnr_db": 24.1}}, ["psnr_db"])
+    report.images("Reconstructions", {"truth": x, "FBP": y}, window=(0, 0.03), unit="1/mm", pixel_size=0.9)
+    report.curves("Objective", {"TV": (iterations, values)}, "iteration", "objective")
+    Path("report.html").write_text(report.html())
     """
 
     def __init__(self, title: str, description: str = "", definitions: Mapping[str, str] | None = None):
@@ -84,7 +84,9 @@ class Report:
         group = f'<div class="group" data-sync="{nx}x{ny}" style="--aspect:{nx}/{ny}"{scale}>{bar}<div class="views">{views}</div></div>'
         self._add(title, group)
 
-    def curves(self, title: str, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, log: tuple[bool, bool] = (True, True)) -> None:
+    def curves(
+        self, title: str, series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, log: tuple[bool, bool] = (True, True)
+    ) -> None:
         """Curves ``name: (x, y)``, on logarithmic axes by default; hovering shows the values."""
         self._add(title, chart(series, xlabel, ylabel, log))
 
@@ -116,7 +118,11 @@ def standard_report(run: Run, title: str, description: str = "", definitions: Ma
     """A report that ends with the resolved config and the provenance of a run."""
     report = Report(title, description, definitions)
     report.code("Config", dump(run.config), appendix=True)
-    report.code("Provenance", json.dumps({k: v for k, v in run.provenance.items() if k not in ("status", "end", "seconds")}, indent=2), appendix=True)
+    report.code(
+        "Provenance",
+        json.dumps({k: v for k, v in run.provenance.items() if k not in ("status", "end", "seconds")}, indent=2),
+        appendix=True,
+    )
     return report
 
 

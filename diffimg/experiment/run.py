@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import io
 import json
@@ -40,7 +41,9 @@ class Run:
     the folder can be read at any time and is what is left when the run is stopped.
     """
 
-    def __init__(self, folder: str | Path, config: Experiment, *, overwrite: bool = False, progress: Progress | None = None, command: str = ""):
+    def __init__(
+        self, folder: str | Path, config: Experiment, *, overwrite: bool = False, progress: Progress | None = None, command: str = ""
+    ):
         self.folder = prepare_folder(folder, overwrite)
         self.config = config
         self._progress = progress or Silent()
@@ -93,7 +96,9 @@ class Run:
 
     def log(self, event: str, **fields: Any) -> None:
         """Append a line to log.jsonl: seconds since the start, event, fields."""
-        line = json.dumps({"t": round(time.perf_counter() - self._began, 4), "event": event, **_plain(fields)}, ensure_ascii=False, allow_nan=False)
+        line = json.dumps(
+            {"t": round(time.perf_counter() - self._began, 4), "event": event, **_plain(fields)}, ensure_ascii=False, allow_nan=False
+        )
         with self._open(), open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -114,12 +119,8 @@ class Run:
 
     def iterations(self, stage: str) -> Callable[[Any, Any, Any], None]:
         """A callback for ``diffimg.solve.run(progress=…)``."""
-
-        def tell(iteration: Any, objective: Any, residual: Any) -> None:
-            if not self._closed:
-                self._progress.iterate(stage, int(iteration), float(objective), float(residual))
-
-        return tell
+        _LATEST[stage] = self
+        return _Iterations(stage)
 
     def history(self, stage: str, objective: Any, residual: Any) -> None:
         """Log the objective and the relative change of every iteration."""
@@ -185,6 +186,21 @@ class Run:
             raise Interrupted("the run was ended")
 
 
+_LATEST: dict[str, Run] = {}  # by stage
+
+
+@dataclasses.dataclass(frozen=True)
+class _Iterations:
+    """Callbacks of one stage are equal, so that the next run of a sweep reuses the compiled loop; they speak to the latest run."""
+
+    stage: str
+
+    def __call__(self, iteration: Any, objective: Any, residual: Any) -> None:
+        run = _LATEST[self.stage]
+        if not run._closed:
+            run._progress.iterate(self.stage, int(iteration), float(objective), float(residual))
+
+
 def execute(recipe: Recipe, run: Run, device: Any = None) -> None:
     """Run the recipe and close the folder, whatever happens.
 
@@ -237,14 +253,18 @@ def prepare_folder(folder: str | Path, overwrite: bool = False) -> Path:
         if not (folder / MARK).is_file():
             raise ConfigError(f"--out: expected a new or empty folder, got {folder}, which holds other files. Choose another --out.")
         if not overwrite:
-            raise ConfigError(f"--out: expected a new or empty folder, got {folder}, which holds a run. Choose another --out, or replace it: --overwrite.")
+            raise ConfigError(
+                f"--out: expected a new or empty folder, got {folder}, which holds a run. Choose another --out, or replace it: --overwrite."
+            )
         for pattern in _FILES:
             for file in folder.glob(pattern):
                 file.unlink()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out: expected a folder that can be written, got {folder} ({error.strerror}). Choose another --out.") from error
+        raise ConfigError(
+            f"--out: expected a folder that can be written, got {folder} ({error.strerror}). Choose another --out."
+        ) from error
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"--out: expected a folder that can be written, got {folder}. Choose another --out, or change its rights.")
     return folder
@@ -280,7 +300,9 @@ def find_device(name: str) -> Any:
         return jax.devices(name)[0]
     except RuntimeError:
         have = ", ".join(sorted({d.platform for d in jax.devices()}))
-        raise ConfigError(f"--device: expected an available device, got {name!r}; this JAX sees {have}. `diffimg doctor` says more.") from None
+        raise ConfigError(
+            f"--device: expected an available device, got {name!r}; this JAX sees {have}. `diffimg doctor` says more."
+        ) from None
 
 
 def _without_folders(text: str) -> str:

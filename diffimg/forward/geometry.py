@@ -60,9 +60,9 @@ class ParallelBeam:
         if self.sees_whole_object is False:
             need = math.ceil((self.diagonal + 2 * abs(float(self.detector_offset))) / self.detector_spacing)
             warnings.warn(
-                f"detector_count: {self.detector_count} cells of {self.detector_spacing:g} mm (offset {float(self.detector_offset):g} mm) do not "
-                f"cover the image's diagonal of {self.diagonal:g} mm: some projections are truncated. Use detector_count ≥ {need} unless "
-                "the corners of the image are empty.",
+                f"detector_count: {self.detector_count} cells of {self.detector_spacing:g} mm "
+                f"(offset {float(self.detector_offset):g} mm) do not cover the image's diagonal of {self.diagonal:g} mm: some projections "
+                f"are truncated. Use detector_count ≥ {need} unless the corners of the image are empty.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -137,7 +137,9 @@ def _angles(angles):
 
 def _length(name, value):
     if isinstance(value, (bool, str)) or not np.isscalar(value) or not np.isreal(value) or not math.isfinite(value) or value <= 0:
-        check.fail(name, "a positive number of mm", check.describe(value), "Lengths are static Python floats; rescale the image to trace them.")
+        check.fail(
+            name, "a positive number of mm", check.describe(value), "Lengths are static Python floats; rescale the image to trace them."
+        )
     return float(value)
 
 

@@ -47,14 +47,18 @@ class Radon(Operator):
 
     def __post_init__(self):
         if not isinstance(self.geometry, ParallelBeam):
-            check.fail("geometry", "a ParallelBeam", type(self.geometry).__name__, "Radon(ParallelBeam(image_shape, angles, detector_count)).")
+            check.fail(
+                "geometry", "a ParallelBeam", type(self.geometry).__name__, "Radon(ParallelBeam(image_shape, angles, detector_count))."
+            )
         check.one_of("method", self.method, METHODS)
         check.one_of("image_model", self.image_model, fourier.IMAGE_MODELS)
         check.one_of("detector_model", self.detector_model, fourier.DETECTOR_MODELS)
         if check.positive_int("width", self.width) not in range(2, 17):
             check.fail("width", "2 to 16 taps", str(self.width))
         if self.method == "joseph" and (self.image_model, self.detector_model) != ("pixel", "bin"):
-            check.fail("image_model, detector_model", "none with method='joseph', which interpolates linearly", "others", "Use method='fourier'.")
+            check.fail(
+                "image_model, detector_model", "none with method='joseph', which interpolates linearly", "others", "Use method='fourier'."
+            )
 
     @property
     def domain(self):

@@ -125,9 +125,7 @@ def window(width: int, oversampling: float, z: Any) -> Any:
 
 def _apodization(p: Plan, dtype, xp=jnp):
     """1 / (transform of the separable window), ``[ny, 1]`` and ``[1, nx]``."""
-    y, x = (
-        1 / window_transform(p.width, g, np.arange(n) - n // 2, g / n) for n, g in zip(p.image_shape, p.grid, strict=True)
-    )
+    y, x = (1 / window_transform(p.width, g, np.arange(n) - n // 2, g / n) for n, g in zip(p.image_shape, p.grid, strict=True))
     return xp.asarray(y[:, None], dtype), xp.asarray(x[None, :], dtype)
 
 
@@ -198,16 +196,19 @@ def locate(p: Plan, u: Any, v: Any, xp: Any = jnp) -> tuple[Any, Any, Any, Any]:
     return first.reshape(-1), wu.T, wv, sign
 
 
-def interpolate(p: Plan, grid: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array) -> jax.Array:
-    """Σ over the window, ``[point]``: one contiguous run of ``width`` nodes per row."""
+def interpolate(p: Plan, grid: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array, stored: bool = False) -> jax.Array:
+    """Σ over the window, ``[point]``: one contiguous run of ``width`` nodes per row.
+
+    Without ``stored`` tables the rows are a loop, or XLA would compute the weights again for every tap.
+    """
     flat = grid.reshape(-1)
 
-    def add_row(total, row):  # a loop, so that XLA does not compute grid and weights again for every tap
+    def add_row(total, row):
         start, weight = row
         return total + jnp.sum(runs(flat, first + start, p.width) * wv, axis=1) * weight, None
 
     starts = np.arange(p.width, dtype=np.int32) * p.pitch
-    return lax.scan(add_row, jnp.zeros(first.shape, grid.dtype), (starts, wu))[0]
+    return lax.scan(add_row, jnp.zeros(first.shape, grid.dtype), (starts, wu), unroll=p.width if stored else 1)[0]
 
 
 def spread(p: Plan, s: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array) -> jax.Array:

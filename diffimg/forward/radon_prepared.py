@@ -68,7 +68,8 @@ class PreparedRadon(Operator):
 
     def _project(self, x):
         p, dtype = self.plan, x.dtype
-        s = fourier.interpolate(p, fourier.to_grid(p, x), self.first, self.row_weights.astype(dtype), self.column_weights.astype(dtype))
+        weights = self.row_weights.astype(dtype), self.column_weights.astype(dtype)
+        s = fourier.interpolate(p, fourier.to_grid(p, x), self.first, *weights, stored=True)
         s = fourier.conjugate(s.reshape(self.factor.shape), self.sign.astype(dtype))
         return fourier.to_detector(p, s * self.factor.astype(s.dtype), self.inside)
 

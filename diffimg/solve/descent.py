@@ -54,14 +54,17 @@ def first_step(step_size: Any, problem: Problem, x0: Any) -> jax.Array:
 
 
 class ConjugateGradientState(NamedTuple):
-    """Iterate, residual r = −∇E(x), search direction, ‖r‖², ‖r‖² that counts as zero, smallest step length so far, status."""
+    """Iterate, residual r = −∇E(x), search direction, ‖r‖², ‖r‖² that counts as zero, the last α and β, an upper bound on the
+    eigenvalues of H seen so far, status."""
 
     x: Any
     r: Any
     p: Any
     rr: jax.Array
     floor: jax.Array
-    shortest: jax.Array
+    alpha: jax.Array
+    beta: jax.Array
+    largest: jax.Array
     status: jax.Array
 
 
@@ -80,8 +83,9 @@ class ConjugateGradient(Solver):
         problem.require("ConjugateGradient")
         r = tree.scale(-1, problem.grad(x0))
         rr = tree.real_dot(r, r)
-        big = jnp.asarray(jnp.inf, rr.dtype)
-        return ConjugateGradientState(x0, r, r, rr, rr * jnp.finfo(rr.dtype).eps ** 2, big, jnp.int32(Status.COMPLETED))
+        one, zero = jnp.ones_like(rr), jnp.zeros_like(rr)
+        floor = rr * jnp.finfo(rr.dtype).eps ** 2
+        return ConjugateGradientState(x0, r, r, rr, floor, one, zero, zero, jnp.int32(Status.COMPLETED))
 
     def step(self, problem, state):
         zero = tree.zeros_like(state.x)
@@ -95,10 +99,14 @@ class ConjugateGradient(Solver):
         rr = tree.real_dot(r, r)
         beta = jnp.where(done, 0, rr / jnp.where(done, 1, state.rr))
         p = tree.add(r, state.p, beta)
-        shortest = jnp.where(alpha > 0, jnp.minimum(state.shortest, alpha), state.shortest)
+        # Gershgorin's bound for this row of the Lanczos matrix, whose eigenvalues are the Ritz values of H.
+        safe = jnp.where(flat, 1, alpha)
+        a, b, a0, b0 = jax.lax.stop_gradient((safe, beta, state.alpha, state.beta))
+        row = 1 / a + jnp.sqrt(b) / a + (b0 + jnp.sqrt(b0)) / a0
+        largest = jnp.where(flat, state.largest, jnp.maximum(state.largest, row))
         status = jnp.where((curvature < 0) & ~done, Status.INDEFINITE, Status.COMPLETED).astype(jnp.int32)
-        return ConjugateGradientState(x, r, p, rr, state.floor, shortest, status)
+        return ConjugateGradientState(x, r, p, rr, state.floor, safe, beta, largest, status)
 
     def tail_step(self, problem, state):
-        tau = jnp.where(jnp.isfinite(state.shortest), state.shortest, 1)  # ≥ 1/L, and near it after a few steps
+        tau = 1 / jnp.where(state.largest > 0, state.largest, 1)
         return state._replace(x=tree.add(state.x, problem.grad(state.x), -jax.lax.stop_gradient(tau)))

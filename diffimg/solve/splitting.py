@@ -141,7 +141,7 @@ class PrimalDual(Solver):
             tau, sigma = self._steps(*jax.lax.stop_gradient((problem, x0)), dtype)
         else:
             tau, sigma = jnp.asarray(self.tau, dtype), jnp.asarray(self.sigma, dtype)
-        y = tuple(tree.zeros_like(jax.eval_shape(k, x0)) for _, k in problem.composed)
+        y = tree.zeros_like(jax.eval_shape(lambda x: tuple(k(x) for _, k in problem.composed), x0))
         return PrimalDualState(x0, y, problem.prox_start(x0), tau, sigma)
 
     def _steps(self, problem, x0, dtype):

@@ -36,7 +36,9 @@ def test_repr_rebuilds_it(angles):
 
 
 def test_regular_angles_print_short():
-    assert "np.linspace(0.0, 3.141592653589793, 180, endpoint=False)" in repr(ParallelBeam((8, 8), np.linspace(0, np.pi, 180, endpoint=False), 12))
+    assert "np.linspace(0.0, 3.141592653589793, 180, endpoint=False)" in repr(
+        ParallelBeam((8, 8), np.linspace(0, np.pi, 180, endpoint=False), 12)
+    )
 
 
 def test_coordinates():
@@ -45,7 +47,8 @@ def test_coordinates():
     np.testing.assert_array_equal(y, [-1, 1])
     np.testing.assert_array_equal(x, [-2, 0, 2])
     np.testing.assert_allclose(g.detector_positions, np.array([-6, -3, 0, 3, 6]) + 0.5)
-    assert g.view_count == 12 and g.sinogram_shape == (12, 5)
+    assert g.view_count == 12
+    assert g.sinogram_shape == (12, 5)
     assert g.diagonal == pytest.approx(2 * np.sqrt(13))
 
 
@@ -87,24 +90,24 @@ def test_degrees_are_noticed():
 
 
 @pytest.mark.parametrize(
-    "change, text",
+    ("change", "text"),
     [
-        (dict(image_shape=(8, 8, 8)), r"image_shape: expected two integers \(ny, nx\)"),
-        (dict(image_shape=64), "image_shape"),
-        (dict(image_shape=(8, 0)), "image_shape: expected an integer ≥ 1"),
-        (dict(angles=0.3), "angles: expected 1 axes"),
-        (dict(angles=np.zeros((3, 2))), r"angles: expected 1 axes \[view\]"),
-        (dict(angles=[]), "angles: expected at least one view"),
-        (dict(angles=[0.1, np.nan]), "angles: expected finite"),
-        (dict(angles="many"), "angles: expected a numeric array"),
-        (dict(angles=[1j]), "angles: expected a real"),
-        (dict(detector_count=0), "detector_count: expected an integer"),
-        (dict(detector_count=10.5), "detector_count"),
-        (dict(pixel_size=0.0), "pixel_size: expected a positive"),
-        (dict(detector_spacing=-1.0), "detector_spacing: expected a positive"),
-        (dict(pixel_size=np.inf), "pixel_size"),
-        (dict(detector_offset=[1.0, 2.0]), "detector_offset: expected 0 axes"),
-        (dict(detector_offset=np.nan), "detector_offset: expected finite"),
+        ({"image_shape": (8, 8, 8)}, r"image_shape: expected two integers \(ny, nx\)"),
+        ({"image_shape": 64}, "image_shape"),
+        ({"image_shape": (8, 0)}, "image_shape: expected an integer ≥ 1"),
+        ({"angles": 0.3}, "angles: expected 1 axes"),
+        ({"angles": np.zeros((3, 2))}, r"angles: expected 1 axes \[view\]"),
+        ({"angles": []}, "angles: expected at least one view"),
+        ({"angles": [0.1, np.nan]}, "angles: expected finite"),
+        ({"angles": "many"}, "angles: expected a numeric array"),
+        ({"angles": [1j]}, "angles: expected a real"),
+        ({"detector_count": 0}, "detector_count: expected an integer"),
+        ({"detector_count": 10.5}, "detector_count"),
+        ({"pixel_size": 0.0}, "pixel_size: expected a positive"),
+        ({"detector_spacing": -1.0}, "detector_spacing: expected a positive"),
+        ({"pixel_size": np.inf}, "pixel_size"),
+        ({"detector_offset": [1.0, 2.0]}, "detector_offset: expected 0 axes"),
+        ({"detector_offset": np.nan}, "detector_offset: expected finite"),
     ],
 )
 def test_bad_arguments(change, text):

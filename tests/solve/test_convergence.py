@@ -9,7 +9,17 @@ from sklearn.linear_model import Lasso
 
 from diffimg.energy import L1, Box, LeastSquares, SquaredL2
 from diffimg.forward.basic import Diagonal, Identity, Matrix
-from diffimg.solve import ADMM, FISTA, ConjugateGradient, GradientDescent, HalfQuadraticSplitting, PrimalDual, Problem, ProximalGradient, run
+from diffimg.solve import (
+    ADMM,
+    FISTA,
+    ConjugateGradient,
+    GradientDescent,
+    HalfQuadraticSplitting,
+    PrimalDual,
+    Problem,
+    ProximalGradient,
+    run,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(0)

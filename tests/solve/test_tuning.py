@@ -8,7 +8,7 @@ from sklearn.linear_model import RidgeCV
 
 from diffimg.energy import L1, LeastSquares
 from diffimg.forward.basic import Identity, Matrix
-from diffimg.solve import ProximalGradient, Problem, run, tuning
+from diffimg.solve import Problem, ProximalGradient, run, tuning
 
 pytestmark = pytest.mark.usefixtures("x64")
 WEIGHTS = np.geomspace(1e-4, 10, 26)

@@ -33,7 +33,10 @@ class Recipe:
 
 
 GROUP = "diffimg.recipes"
-RECIPES = {"ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe"}
+RECIPES = {
+    "ct_backprojection": "diffimg.experiment.recipes.ct_backprojection:recipe",
+    "ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe",
+}
 
 
 def names() -> list[str]:

@@ -148,7 +148,9 @@ def read_image(file: str, pixel_size: float | None) -> Any:
         raise
     except Exception as error:  # readers raise many kinds
         reason = f"{type(error).__name__}: {error}".replace(file, name)
-        raise ConfigError(f"data.file: expected a readable DICOM or .npy file, got {name} ({reason}). Check the path and the format.") from error
+        raise ConfigError(
+            f"data.file: expected a readable DICOM or .npy file, got {name} ({reason}). Check the path and the format."
+        ) from error
     if image.ndim != 2 or not np.isfinite(image).all() or not np.ptp(image) > 0:
         raise ConfigError(
             f"data.file: expected one image [y, x] of finite values that are not all the same, got shape {image.shape} in {name}. "
@@ -177,7 +179,9 @@ def measure(config: Config) -> Measurement:
     ct = slice_for_ct(chosen, config.data.size, factor)
     angles = np.arange(scan.views) * (math.radians(scan.arc) / scan.views)
     spacing = scan.detector_spacing or ct.pixel_size
-    count = scan.detector_count or math.ceil(math.sqrt(2) * config.data.size * ct.pixel_size / spacing + 2 * abs(scan.detector_offset) / spacing)
+    count = scan.detector_count or math.ceil(
+        math.sqrt(2) * config.data.size * ct.pixel_size / spacing + 2 * abs(scan.detector_offset) / spacing
+    )
     geometry = ParallelBeam((config.data.size,) * 2, angles, count, ct.pixel_size, spacing, scan.detector_offset)
     fine = ParallelBeam(ct.fine.shape, angles, count * factor, ct.fine_pixel_size, spacing / factor, scan.detector_offset)
     integrals = Radon(fine, method="joseph")(jnp.asarray(ct.fine))
@@ -310,9 +314,7 @@ def _present(config: Config, run: Run, scan: Measurement, images: dict[str, Any]
     report.images("Reconstructions", {"truth": scan.truth, **images}, window, "1/mm", size, captions)
     report.images("Error maps", errors, error_window, "1/mm", size, captions, colors="RdBu_r")
     report.curves("Objective", {n: (np.arange(len(o)), o) for n, (o, _) in histories.items()}, "iteration", "objective")
-    report.curves(
-        "Relative change", {n: (np.arange(1, len(c) + 1), c) for n, (_, c) in histories.items()}, "iteration", "‖x⁺ − x‖ / ‖x⁺‖"
-    )
+    report.curves("Relative change", {n: (np.arange(1, len(c) + 1), c) for n, (_, c) in histories.items()}, "iteration", "‖x⁺ − x‖ / ‖x⁺‖")
     report.table("Time by stage", run.metrics["stages"], ("seconds", "compile_seconds"))
     run.write("report.html", report.html())
 

@@ -1,0 +1,25 @@
+import pytest
+from small_job import SMALL, sets
+from typer.testing import CliRunner
+
+from diffimg.experiment.cli import app
+
+
+@pytest.fixture
+def diffimg():
+    """Call the command line in this process."""
+
+    def call(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One small run of the main job, shared by the tests that only look."""
+    pytest.importorskip("pydicom")
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    result = CliRunner().invoke(app, ["run", "ct_sparse_view", "--out", str(folder), *sets(*SMALL)])
+    assert result.exit_code == 0, result.output
+    return folder, result
