@@ -12,7 +12,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 
-class Device(str, Enum):
+class Device(StrEnum):
     """Where to compute."""
 
     cpu = "cpu"
@@ -322,9 +322,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
     from diffimg.experiment.run import number
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(head):
-        table.add_column(escape(column), justify="left" if k == 0 else "right", no_wrap=True)
+        table.add_column(escape(column.replace("_", " ")), justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(escape(number(v) if not isinstance(v, str) else v) for v in row))
     width = None if sys.stdout.isatty() else 200

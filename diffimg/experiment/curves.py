@@ -50,7 +50,7 @@ def chart(series: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, log: 
     embedded = json.dumps({"x": xlabel, "series": data}, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<figure class="chart"><div class="legend">{legend}</div>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(ylabel)} against {html.escape(xlabel)}">{"".join(parts)}'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(ylabel)}">{"".join(parts)}'
         f'<line class="cursor" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" hidden/></svg>'
         f'<output class="tip" hidden></output><script type="application/json">{embedded}</script></figure>'
     )

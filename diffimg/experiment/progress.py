@@ -44,7 +44,7 @@ class Lines:
             self._write(f"{stage}: {iteration}/{self._total}{_state(objective, residual)}")
 
     def end(self, stage: str, seconds: float, compile_seconds: float, note: str) -> None:
-        self._write(f"{stage}: {seconds:.2f} s ({compile_seconds:.2f} s compiling)" + (f", {note}" if note else ""))
+        self._write(f"{stage}: {_summary(seconds, compile_seconds, note)}")
 
     def close(self) -> None:
         self._stream.flush()
@@ -59,16 +59,18 @@ class Live:
 
     def __init__(self):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
-        columns = (
+        self._bars = Bars(
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description:<14}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("[dim]{task.fields[note]}", table_column=Column(no_wrap=True)),
+            console=Console(stderr=True),
         )
-        self._bars = Bars(*columns, TimeElapsedColumn(), TextColumn("[dim]{task.fields[note]}"), console=Console(stderr=True))
         self._task = None
         self._bars.start()
 
@@ -82,8 +84,7 @@ class Live:
     def end(self, stage: str, seconds: float, compile_seconds: float, note: str) -> None:
         if self._task is not None:
             total = next(t.total for t in self._bars.tasks if t.id == self._task)
-            text = f"{seconds:.2f} s ({compile_seconds:.2f} s compiling)" + (f", {note}" if note else "")
-            self._bars.update(self._task, completed=total, note=text)
+            self._bars.update(self._task, completed=total, note=_summary(seconds, compile_seconds, note))
 
     def close(self) -> None:
         self._bars.stop()
@@ -97,3 +98,8 @@ def progress() -> Progress:
 def _state(objective: float, residual: float) -> str:
     parts = [f"{name} {value:.4g}" for name, value in (("objective", objective), ("change", residual)) if math.isfinite(value)]
     return ", " + ", ".join(parts) if parts else ""
+
+
+def _summary(seconds: float, compile_seconds: float, note: str) -> str:
+    compiling = f" + {compile_seconds:.2f} s compiling" if compile_seconds >= 0.005 else ""
+    return f"{seconds - compile_seconds:.2f} s{compiling}" + (f", {note}" if note else "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import importlib.resources
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +33,6 @@ class Report:
         self._definitions = dict(definitions or {})
         self._sections: list[tuple[str, str]] = []
         self._appendix: list[tuple[str, str]] = []
-        self._ids = itertools.count()
 
     def picture(self, title: str, png: bytes, text: str = "") -> None:
         """A PNG across the page."""
@@ -80,7 +78,8 @@ class Report:
         )
         scale = f' data-mm="{nx * pixel_size:.6g}"' if pixel_size else ""
         ramp = _data_url(pictures.grey_png(np.linspace(*window, 256)[None], window, colors))
-        bar = f'<div class="bar"><span>{window[0]:.3g}</span><img alt="colour scale" src="{ramp}"><span>{window[1]:.3g} {html.escape(unit)}</span></div>'
+        low, high = f"{window[0]:.3g}", html.escape(f"{window[1]:.3g} {unit}")
+        bar = f'<div class="bar"><span>{low}</span><img alt="colour scale" src="{ramp}"><span>{high}</span></div>'
         group = f'<div class="group" data-sync="{nx}x{ny}" style="--aspect:{nx}/{ny}"{scale}>{bar}<div class="views">{views}</div></div>'
         self._add(title, group)
 
@@ -103,9 +102,9 @@ class Report:
         if self._definitions:
             terms = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in self._definitions.items())
             sections.append(("Definitions", f"<dl>{terms}</dl>"))
-        body = "".join(f'<section id="s{next(self._ids)}"><h2>{html.escape(t)}</h2>{b}</section>' for t, b in sections + self._appendix)
+        body = "".join(f"<section><h2>{html.escape(t)}</h2>{b}</section>" for t, b in sections + self._appendix)
         return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{html.escape(self._title)}</title><style>{style}</style></head>\n<body><header><h1>{html.escape(self._title)}</h1>"
             f"<p>{html.escape(self._description)}</p></header><main>{body}</main>\n<script>{script}</script></body></html>\n"
         )

@@ -66,7 +66,8 @@ class Problem:
     def require(self, solver: str, *, proximable: bool = False, composed: bool = False) -> None:
         """Refuse parts that a solver would silently ignore."""
         if not proximable and not isinstance(self.proximable, Zero):
-            check.fail("problem.proximable", f"nothing, for {solver}", f"{self.proximable!r}", "Use ProximalGradient, FISTA, ADMM or PrimalDual.")
+            remedy = "Use ProximalGradient, FISTA, ADMM or PrimalDual."
+            check.fail("problem.proximable", f"nothing, for {solver}", f"{self.proximable!r}", remedy)
         if not composed and self.composed:
             check.fail("problem.composed", f"nothing, for {solver}", f"{len(self.composed)} terms", "Use ADMM or PrimalDual.")
 

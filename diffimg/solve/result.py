@@ -52,7 +52,8 @@ class Result:
         codes = np.unique(np.asarray(self.status))
         bad = [Status(int(c)) for c in codes if not Status(int(c)).ok]
         if bad:
-            raise RuntimeError("; ".join(f"{s.name}: {s.message}" for s in bad) + f" (after {np.max(np.asarray(self.iterations))} iterations).")
+            messages = "; ".join(f"{s.name}: {s.message}" for s in bad)
+            raise RuntimeError(f"{messages} (after {np.max(np.asarray(self.iterations))} iterations).")
         return self
 
     def __repr__(self):

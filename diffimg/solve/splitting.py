@@ -213,7 +213,8 @@ class HalfQuadraticSplitting(Solver):
     def init(self, problem, x0):
         problem.require("HalfQuadraticSplitting", proximable=True)
         if not problem.smooth.has_prox:
-            check.fail("problem.smooth", "an energy with a prox, for HalfQuadraticSplitting", f"{problem.smooth!r}", "Use ProximalGradient or FISTA.")
+            expected = "an energy with a prox, for HalfQuadraticSplitting"
+            check.fail("problem.smooth", expected, f"{problem.smooth!r}", "Use ProximalGradient or FISTA.")
         return HalfQuadraticState(x0, x0, problem.prox_start(x0), jnp.ones((), tree.norm(x0).dtype))
 
     def step(self, problem, state):

@@ -5,8 +5,8 @@ Each takes a function that reconstructs for a given weight, so it serves any sol
     def solve(weight, y):
         return run(FISTA(), Problem(LeastSquares(A, y), weight * TotalVariation()), x0, 200, 1e-5).x
 
-It must be traceable (weights are tried in a ``lax.map``, one after another, compiled once). ``gcv`` and ``sure`` differentiate it with respect
-to y, forwards; the others do not need y: ``lambda weight: solve(weight, y)``.
+It must be traceable (weights are tried in a ``lax.map``, one after another, compiled once). ``gcv`` and ``sure`` differentiate it
+with respect to y, forwards; the others do not need y: ``lambda weight: solve(weight, y)``.
 
 Which one? The noise level is known: ``sure`` (least prediction error) or ``discrepancy`` (cheapest, tends to smooth too much). It is not:
 ``gcv``, or ``l_curve`` where noise is correlated. True images like the one sought exist: ``validation_grid``.
@@ -134,7 +134,9 @@ def gcv(solve: Callable[[Any, Any], Any], operator: Operator, y: Any, weights: A
     return _least(weights, jax.lax.map(score, weights))
 
 
-def gcv_spectrum(singular_values: Any, coefficients: Any, weights: Any, *, count: int | None = None, rest: Any = 0.0, penalty: Any = 1.0) -> Choice:
+def gcv_spectrum(
+    singular_values: Any, coefficients: Any, weights: Any, *, count: int | None = None, rest: Any = 0.0, penalty: Any = 1.0
+) -> Choice:
     """Generalized cross-validation of Tikhonov regularization in a basis that makes A (and G) diagonal, exact.
 
     For min ½‖Ax − y‖² + λ/2‖Gx‖²: V(λ) = m (Σ((1−f)|c|)² + rest) / (m − Σ f)² with filter factors f = s²/(s² + λg²).
@@ -223,8 +225,8 @@ def sure(
 def validation_grid(solve: Callable[[Any], Any], metric: Callable[[Any], Any], weights: Any, *, maximize: bool = False) -> Choice:
     """The weight with the best ``metric(solve(weight))`` on held-out truth, e.g. ``lambda x: nmse(x, truth)``.
 
-    ``solve`` may reconstruct several images and ``metric`` average over them. ``maximize`` for metrics such as PSNR. The images used here must not
-    be among those on which results are reported.
+    ``solve`` may reconstruct several images and ``metric`` average over them. ``maximize`` for metrics such as PSNR. The images used
+    here must not be among those on which results are reported.
     """
     weights = _admit_weights(weights, None)
     curve = jax.lax.map(lambda weight: metric(solve(weight)), weights)

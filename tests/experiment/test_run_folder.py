@@ -117,7 +117,7 @@ def test_folders(tmp_path):
     first = tmp_path / "r"
     Run(first, CONFIG).write("old.png", b"")
     (first / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds a run.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"holds a run.*--overwrite"):
         Run(first, CONFIG)
     Run(first, CONFIG, overwrite=True)
     assert not (first / "old.png").exists()

@@ -226,7 +226,7 @@ def test_truncated_to_all_steps_is_unroll_and_its_error_decays_geometrically():
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in ("FISTA", "ConjugateGradient", "ADMM") else pytest.param(n, marks=pytest.mark.slow) for n in SOLVERS]
+    "name", [n if n in ("FISTA", "ConjugateGradient") else pytest.param(n, marks=pytest.mark.slow) for n in SOLVERS]
 )
 def test_jacobian_free_is_one_truncated_step_at_the_fixed_point(name):
     t = parameters()

@@ -56,6 +56,8 @@ class Noise(Section):
 
 
 class FilteredBackprojection(Section):
+    """The window on the ramp filter."""
+
     filter: Literal["ramlak", "shepp-logan", "cosine", "hamming", "hann"] = "hann"
     cutoff: float = Field(default=1.0, gt=0, le=1)  # of the detector's Nyquist frequency
 
@@ -87,6 +89,8 @@ class Solver(Section):
 
 
 class Report(Section):
+    """How results are shown."""
+
     window: tuple[float, float] | None = Field(default=None, strict=False)  # 1/mm, black and white; None: 0 to the largest value
 
 
@@ -262,7 +266,7 @@ def function(config: Config, run: Run) -> None:
         with run.stage(method, steps) as watch:
             result = jax.block_until_ready(solve.run(solver, problem, start, steps, tolerance, progress=run.iterations(method)))
             status = Status(int(result.status))
-            watch.note = f"{int(result.iterations)} iterations, {status.name}"
+            watch.note = f"{int(result.iterations)} iterations" + ("" if status.ok else f", {status.name}")
         if not (status.ok or status is Status.MAX_STEPS):
             raise RunError(f"{method}: {status.message} (after {int(result.iterations)} iterations).")
         objective, change = np.asarray(result.objective), np.asarray(result.residual)
