@@ -105,7 +105,17 @@ class Table:
     def __init__(self, name: str, title: str, notes: str = "") -> None:
         self.name, self.title, self.notes, self.rows = name, title, notes, []
 
-    def add(self, case: str, peer: str, own: Timing, peer_time: Timing, agreement: float | None, compile_s=None, note="", scale=1.0) -> None:
+    def add(
+        self,
+        case: str,
+        peer: str,
+        own: Timing,
+        peer_time: Timing,
+        agreement: float | None,
+        compile_s: float | None = None,
+        note: str = "",
+        scale: float = 1.0,
+    ) -> None:
         """A row from two timings; ``scale`` multiplies the peer's (fewer iterations timed than reported)."""
         peer_s = peer_time.median * scale
         ratio = peer_s / own.median

@@ -18,7 +18,8 @@ class Astra:
         half_x, half_y = nx * geometry.pixel_size / 2, ny * geometry.pixel_size / 2
         self.volume = astra.create_vol_geom(ny, nx, -half_x, half_x, -half_y, half_y)
         # ASTRA's y axis points up and ours down the rows: mirror by negating the angles
-        self.projection = astra.create_proj_geom("parallel", geometry.detector_spacing, geometry.detector_count, -np.asarray(geometry.angles))
+        angles = -np.asarray(geometry.angles)
+        self.projection = astra.create_proj_geom("parallel", geometry.detector_spacing, geometry.detector_count, angles)
         self.projector = astra.create_projector(model, self.projection, self.volume)
 
     def forward(self, x: np.ndarray) -> np.ndarray:

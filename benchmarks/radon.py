@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import Table, Timing, alternate, clock, compiled, difference, tree_bytes
+from benchmarks.harness import Table, alternate, clock, compiled, difference, tree_bytes
 from benchmarks.peers import Astra
 from diffimg import ct, data, energy, forward, solve
 
@@ -45,10 +45,10 @@ def run(quick: bool = False) -> Table:
 
     own, peer = alternate(lambda: forward_program(prepared, x), lambda: astra.forward(xs), repeats, inner)
     table.add("forward, fourier, prepared", "ASTRA linear", own, peer, difference(own.result, peer.result), forward_compile)
-    fourier_forward, astra_forward = own, peer
+    fourier_forward = own
     own, peer = alternate(lambda: adjoint_program(prepared, yj), lambda: astra.back(y), repeats, inner)
     table.add("adjoint, fourier, prepared", "ASTRA linear", own, peer, difference(own.result, peer.result), adjoint_compile)
-    fourier_adjoint, astra_back = own, peer
+    fourier_adjoint = own
     own, peer = alternate(lambda: normal_program(prepared, x), lambda: astra.back(astra.forward(xs)), max(3, repeats - 2), inner)
     table.add("normal, Toeplitz, prepared", "ASTRA linear FP + BP", own, peer, difference(own.result, peer.result), normal_compile)
     own, peer = alternate(lambda: traced_program(angles, x), lambda: astra.forward(xs), repeats, inner)
@@ -60,25 +60,32 @@ def run(quick: bool = False) -> Table:
     table.add("adjoint, joseph", "ASTRA linear", own, peer, difference(own.result, peer.result), back_compile)
     joseph_adjoint = own
 
-    building = clock(astra.matrix, repeats=1, warmup=0)
-    matrix, transpose = building.result
-    size = (matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes) * 2
-    note = f"matrix and its transpose: {size / 1e9:.2f} GB, built in {building.median:.0f} s"
-    times = clock(lambda: matrix @ xs.reshape(-1), repeats)
-    table.add("forward, fourier, prepared", "SciPy sparse, cached", fourier_forward, times, None, note=note)
-    table.add("forward, joseph", "SciPy sparse, cached", joseph_forward, times, difference(joseph_forward.result, times.result.reshape(y.shape)))
-    times = clock(lambda: transpose @ y.reshape(-1), repeats)
-    table.add("adjoint, fourier, prepared", "SciPy sparse, cached", fourier_adjoint, times, None)
-    table.add("adjoint, joseph", "SciPy sparse, cached", joseph_adjoint, times, difference(joseph_adjoint.result, times.result.reshape(n, n)))
-    del matrix, transpose, building
+    _sparse_matrix(table, astra, xs, y, repeats, (fourier_forward, fourier_adjoint), (joseph_forward, joseph_adjoint))
     _scikit_image(table, geometry, xs, y, fourier_forward)
     _fista_tv(table, geometry, astra, y, quick)
 
     tables = tree_bytes(prepared)
     memory = max(forward_memory, adjoint_memory, normal_memory, traced_memory, joseph_memory, back_memory)
-    table.quantity("memory, bytes beyond inputs and outputs: tables + temporaries", "bound of 0.5 GB", tables + memory, 5e8, f"tables {tables / 1e6:.0f} MB")
+    case, note = "memory, bytes beyond inputs and outputs: tables + temporaries", f"tables {tables / 1e6:.0f} MB"
+    table.quantity(case, "bound of 0.5 GB", tables + memory, 5e8, note)
     table.notes += f" Tables built in {setup.median:.2f} s."
     return table
+
+
+def _sparse_matrix(table, astra, xs, y, repeats, fourier, joseph):
+    building = clock(astra.matrix, repeats=1, warmup=0)
+    matrix, transpose = building.result
+    size = (matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes) * 2
+    note = f"matrix and its transpose: {size / 1e9:.2f} GB, built in {building.median:.0f} s"
+    for direction, product, shape in (
+        ("forward", lambda: matrix @ xs.reshape(-1), y.shape),
+        ("adjoint", lambda: transpose @ y.reshape(-1), xs.shape),
+    ):
+        times = clock(product, repeats)
+        which = 0 if direction == "forward" else 1
+        table.add(f"{direction}, fourier, prepared", "SciPy sparse, cached", fourier[which], times, None, note=note)
+        agreement = difference(joseph[which].result, times.result.reshape(shape))
+        table.add(f"{direction}, joseph", "SciPy sparse, cached", joseph[which], times, agreement)
 
 
 def _scikit_image(table, geometry, xs, y, own):
@@ -133,4 +140,5 @@ def _fista_tv(table, geometry, astra, y, quick):
     peer = clock(lambda: on_astra(timed), repeats=2, warmup=0)
     few = solve.run(solve.FISTA(step_size=step, restart=False), prepared, x0, steps=timed, objective_every=0, prepare=False).x
     note = f"peer: {timed} iterations × {steps / timed:.1f}; agreement after {timed}"
-    table.add(f"FISTA-TV, {steps} iterations, prepared", "the same on ASTRA", ours, peer, difference(few, peer.result), first.median, note, steps / timed)
+    case = f"FISTA-TV, {steps} iterations, prepared"
+    table.add(case, "the same on ASTRA", ours, peer, difference(few, peer.result), first.median, note, steps / timed)

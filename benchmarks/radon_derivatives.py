@@ -28,7 +28,8 @@ def exact(x: np.ndarray, angles: np.ndarray, count: int, period: int = 8192) -> 
 def run(quick: bool = False) -> Table:
     """The table; the columns "own" and "peer's" hold relative errors and the bound on them."""
     n, count = (128, 185) if quick else (512, 725)
-    table = Table("radon_derivatives", f"Projection and its derivatives in the angle, {n}², float64 against the exact NUDFT", "own: relative L2 error.")
+    title = f"Projection and its derivatives in the angle, {n}², float64, against the exact non-uniform DFT"
+    table = Table("radon_derivatives", title, "own: relative L2 error.")
     angles = np.array([0.3, 0.77, 1.2, 2.2])
     radius = np.hypot(*np.mgrid[-1 : 1 : n * 1j, -1.3 : 0.7 : n * 1j])
     images = {"smooth image": np.exp(-8 * radius**2) * np.cos(20 * radius), "disc": (radius < 0.5) * 1.0}

@@ -66,7 +66,8 @@ import diffimg.forward, diffimg.energy, diffimg.solve, diffimg.ct, diffimg.data,
 seconds = time.perf_counter() - start
 assert dict(os.environ) == before[0] and jax.config.jax_enable_x64 == before[1]
 assert jax.config.jax_compilation_cache_dir == before[3]
-heavy = [m for m in ("flax", "matplotlib", "orbax", "optax", "scipy.ndimage", "torch", "skimage", "nilearn", "pydicom", "pydantic", "typer", "rich") if m in sys.modules and m not in before[2]]
+names = "flax matplotlib orbax optax scipy.ndimage scipy.sparse torch skimage nilearn pydicom pydantic typer rich".split()
+heavy = [m for m in names if m in sys.modules and m not in before[2]]
 assert not heavy, heavy
 assert not jax._src.xla_bridge._backends, "importing started a device"
 print(seconds)

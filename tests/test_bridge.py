@@ -31,7 +31,7 @@ def test_torch_gradients_cross_the_bridge():
     reference = x.detach().clone().requires_grad_()
     ((reference @ torch.tensor(A).T) ** 2).sum().backward()
     torch.testing.assert_close(x.grad, reference.grad, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="x: expected a torch.Tensor, got ndarray"):
+    with pytest.raises(ValueError, match=r"x: expected a torch\.Tensor, got ndarray"):
         call(np.ones(6, np.float32))
 
 

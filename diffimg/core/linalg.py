@@ -22,9 +22,29 @@ from diffimg.core.operator_norm import OperatorNorm, operator_norm
 from diffimg.core.pytree import add, norm, pytree, static
 
 __all__ = [
-    "Diagnosis", "Eigendecomposition", "GeneralizedInverse", "OperatorNorm", "SVD", "SolveResult", "bicgstab", "cg", "diagnose",
-    "eigendecomposition", "generalized_inverse", "gmres", "induced_norm", "jordan_wielandt", "least_squares", "lsqr", "minimum_length",
-    "minres", "null_space_component", "operator_norm", "svd", "tikhonov", "truncated_svd_solution",
+    "SVD",
+    "Diagnosis",
+    "Eigendecomposition",
+    "GeneralizedInverse",
+    "OperatorNorm",
+    "SolveResult",
+    "bicgstab",
+    "cg",
+    "diagnose",
+    "eigendecomposition",
+    "generalized_inverse",
+    "gmres",
+    "induced_norm",
+    "jordan_wielandt",
+    "least_squares",
+    "lsqr",
+    "minimum_length",
+    "minres",
+    "null_space_component",
+    "operator_norm",
+    "svd",
+    "tikhonov",
+    "truncated_svd_solution",
 ]  # fmt: skip
 
 

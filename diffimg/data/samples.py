@@ -97,8 +97,8 @@ def slice_for_ct(name: str | Sample = "ct_head", n: int | None = None, factor: i
     ``"ct_head"`` is the best of them: a whole clinical head slice on 512², to be reconstructed on 256².
 
     Args:
-        name: a two-dimensional grey sample, by name or loaded, or ``"mni152_t1"`` (its middle slice). Images that are not CT are scaled so that
-            their largest value is that of water, 0.0193/mm.
+        name: a two-dimensional grey sample, by name or loaded, or ``"mni152_t1"`` (its middle slice). Images that are not CT are
+            scaled so that their largest value is that of water, 0.0193/mm.
         n: side of the reconstruction grid; ``None``: the largest that the native grid carries. Smaller ones cover the same
             field of view by exact area averages.
         factor: fine pixels along one side of a reconstruction pixel; at least 2 avoids the inverse crime.

@@ -50,6 +50,16 @@ def gradient_adjoint(parts: Sequence[jax.Array], steps: Sequence[Any]) -> jax.Ar
     return sum(terms[1:], terms[0])
 
 
+def vanish_last(parts: Sequence[jax.Array], steps: Sequence[Any]) -> tuple[jax.Array, ...]:
+    """The fields with 0 in the last place along their axis, where ``gradient`` has it and ``gradient_adjoint`` needs it."""
+
+    def cleared(p, axis):
+        n = p.shape[axis]
+        return lax.dynamic_update_slice_in_dim(p, jnp.zeros_like(lax.slice_in_dim(p, 0, 1, axis=axis)), n - 1, axis)
+
+    return tuple(cleared(p, axis) for p, (axis, _) in zip(parts, _axes(parts[0], steps), strict=True))
+
+
 def squared_norm_bound(steps: Sequence[Any] | None) -> Any:
     """Σ 4/h², an upper bound of ‖gradient‖², tight to π²/(4n²) relative on n points; that of 3 axes where the axes are not known."""
     return sum(4.0 if h is None else 4 / h**2 for h in ((None,) * 3 if steps is None else steps))

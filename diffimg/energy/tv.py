@@ -12,7 +12,7 @@ from jax import lax
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
 from diffimg.energy.base import Energy
-from diffimg.energy.differences import admit_spacing, gradient, gradient_adjoint, spatial_steps, squared_norm_bound
+from diffimg.energy.differences import admit_spacing, gradient, gradient_adjoint, spatial_steps, squared_norm_bound, vanish_last
 from diffimg.energy.regularizers import admit_bounds, clip, within
 from diffimg.energy.thresholding import modulus, project_ball, safe_sqrt, squared_modulus
 from diffimg.energy.weight import nonnegative, real_like
@@ -100,11 +100,12 @@ class TotalVariation(Energy):
         step = real_like(step, v)
         radius = real_like(self.weight, v) * step
         steps = spatial_steps(v, self.spacing)
-        p = project_ball([step * q for q in state.dual], radius, self.isotropic)
+        p = vanish_last(project_ball([step * q for q in state.dual], radius, self.isotropic), steps)
         start = (p, p, jnp.ones_like(step), self._gap(v, p, radius, steps), jnp.zeros_like(state.steps))
 
         def advance(carry, _):
-            unfinished = carry[3] > real_like(self.gap, v)
+            # At least one block: a dual left as it came would be a constant in the derivative of a converged solver.
+            unfinished = (carry[3] > real_like(self.gap, v)) | (carry[4] == 0)
             return lax.cond(unfinished, partial(self._block, v, radius, steps), lambda c: c, carry), None
 
         blocks = -(-self.max_steps // _BLOCK)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import ShapeDtypeStruct, lax
-from scipy import sparse
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
@@ -123,15 +122,17 @@ def _runs_by_node(p, first, wu, wv):
     consecutive samples (with zero weights where a run is longer than needed): a third of the indices of a sparse matrix.
     Nodes with similar numbers of runs share a rectangular table.
     """
-    w, k, count = p.width, p.frequency_count, first.size
+    from scipy import sparse
+
+    w, k, count, nodes = p.width, p.frequency_count, first.size, p.rows * p.pitch
     taps = np.arange(w, dtype=np.int32)
     column = (first[:, None, None] + (taps[:, None] * p.pitch + taps)).reshape(-1)
     row = np.repeat(np.arange(count, dtype=np.int32), w * w)
     weight = (wu.T[:, :, None] * wv[:, None, :]).reshape(-1)
-    table = sparse.coo_array((weight, (column, row)), shape=(p.rows * p.pitch, count)).tocsr()
+    table = sparse.coo_array((weight, (column, row)), shape=(nodes, count)).tocsr()
     table.sort_indices()
-    sample, weight = table.indices, table.data
-    node = np.repeat(np.arange(table.shape[0], dtype=np.int32), np.diff(table.indptr))
+    sample, weight = np.asarray(table.indices), np.asarray(table.data)
+    node = np.repeat(np.arange(nodes, dtype=np.int32), np.diff(np.asarray(table.indptr)))
     view, radius = sample // k, sample % k
 
     new = np.ones(len(sample), bool)
@@ -142,10 +143,10 @@ def _runs_by_node(p, first, wu, wv):
     start = np.minimum(sample[new], count - w).astype(np.int32)
     weights = np.zeros((len(start), w))
     weights[run, sample - start[run]] = weight
-    runs = np.bincount(node[new], minlength=table.shape[0])
+    runs = np.bincount(node[new], minlength=nodes)
     offset = np.concatenate([[0], np.cumsum(runs)])
 
-    buckets, place, filled, low = [], np.full(table.shape[0], -1), 0, 0
+    buckets, place, filled, low = [], np.full(nodes, -1), 0, 0
     for high in _bucket_edges(int(runs.max())):
         members = np.nonzero((runs > low) & (runs <= high))[0]
         low = high

@@ -71,8 +71,8 @@ class Implicit(GradientRule):
     not be hit exactly: a stable support), and x must be locally unique. Dual variables need not be: then I − ∂_zT is singular, but the
     system is consistent and Krylov methods solve it, as long as the eigenvalue 1 of ∂_zT is semisimple (true of averaged maps: proximal
     gradient, ADMM, primal-dual). Where x itself is not unique the gradient does not exist, and the residual stays large.
-    A warm-started prox must respond to its input at the solution: one that returns its stored dual unchanged because that is already
-    good enough makes the dual a constant, and the gradient wrong (so for ``Truncated`` and ``JacobianFree``).
+    A warm-started prox must answer to its input at the solution (``TotalVariation`` always takes a block of steps): one that returns
+    its stored dual unchanged makes the dual a constant, and the gradient wrong (so for ``Truncated`` and ``JacobianFree``).
 
     ``probe``: its "gradient" is the relative residual that the adjoint system reached, summed over a vmapped batch. To read it,
     differentiate with respect to it: ``jax.grad(lambda p: loss(run(..., gradient=Implicit(probe=p)).x))(0.0)``.

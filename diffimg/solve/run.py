@@ -202,7 +202,7 @@ _FORWARD_ONLY = Pair(_identity, _refuse, _identity, _refuse)  # forward mode pas
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def _run_implicit(settings, rule, solver, problem, prepared, x0):
-    z, rest = _fixed_point(settings, rule, (solver, problem), prepared, x0)
+    z, rest = _fixed_point(settings, rule, (solver, problem), prepared, x0)  # pyright: ignore[reportGeneralTypeIssues]
     result = jax.lax.stop_gradient(rest)
     return tree.replace(result, x=solver.solution(result.state, z))
 
@@ -216,7 +216,7 @@ def _fixed_point(settings, rule, theta, prepared, x0):
 
 
 def _fixed_point_fwd(settings, rule, theta, prepared, x0):
-    z, result = _fixed_point(settings, rule, theta, prepared, x0)
+    z, result = _fixed_point(settings, rule, theta, prepared, x0)  # pyright: ignore[reportGeneralTypeIssues]
     return (z, result), (rule, theta, prepared, x0, z, result.state)
 
 

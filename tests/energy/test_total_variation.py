@@ -102,7 +102,7 @@ def test_warm_start_needs_few_steps():
     np.testing.assert_allclose(again, x, atol=1e-2)
     # the state holds for another step and inside a scaled energy
     half = warm(2.0 * e, v + 1e-4 * v[::-1], 0.5, state)
-    assert int(half[1].steps) == 0
+    assert int(half[1].steps) == 5  # one block, so that the dual answers to its input
     np.testing.assert_allclose(half[0], x, atol=1e-2)
 
 
@@ -153,4 +153,4 @@ def test_prox_is_differentiable():
 def test_nan_is_passed_on_at_once():
     x, state = warm(TotalVariation(0.3, max_steps=500), jnp.full((4, 4), jnp.nan), 1.0)
     assert np.isnan(x).all()
-    assert int(state.steps) == 0
+    assert int(state.steps) == 5
