@@ -129,7 +129,10 @@ def test_complex_unknowns(name):
     assert relative(inner(implicit, d), fd[1]) < 1e-6
 
 
-@pytest.mark.parametrize(("linear_solver", "name"), [("bicgstab", "PrimalDual"), ("cg", "GradientDescent"), ("minres", "ConjugateGradient")])
+OTHERS = [("bicgstab", "PrimalDual"), ("cg", "GradientDescent"), ("minres", "ConjugateGradient")]
+
+
+@pytest.mark.parametrize(("linear_solver", "name"), OTHERS)
 def test_other_linear_solvers(linear_solver, name):
     t = parameters()
     d = direction(t)
