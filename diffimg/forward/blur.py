@@ -10,6 +10,7 @@ import numpy as np
 from jax import ShapeDtypeStruct
 
 from diffimg.core import check
+from diffimg.core.lengths import fast_length
 from diffimg.core.pytree import pytree, static
 from diffimg.forward.operator import Operator
 
@@ -147,18 +148,6 @@ def wiener(image: Any, psf: Any, noise_to_signal: Any, boundary: str = "periodic
     estimate = jnp.fft.ifftn(jnp.conj(transfer) * jnp.fft.fftn(image, axes=axes) / (jnp.abs(transfer) ** 2 + ratio), axes=axes)
     estimate = estimate[(..., *(slice(k, k + n) for k, n in zip(width, image_shape, strict=True)))]
     return estimate if jnp.iscomplexobj(image) else estimate.real
-
-
-def fast_length(n: int) -> int:
-    """The smallest 2ᵃ3ᵇ5ᶜ ≥ n: lengths that every FFT library takes well."""
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 1
 
 
 def _validated_psf(psf, image_shape):

@@ -73,13 +73,13 @@ class Radon(Operator):
     def __call__(self, x):
         g = self.geometry
         if self.method == "joseph":
-            return over_images(lambda v: joseph.forward(g, v), x)
+            return joseph.forward(g, x)
         return over_images(lambda v: fourier.forward(self._plan, g.angles, g.detector_offset, v), x)
 
     def adjoint(self, y):
         g = self.geometry
         if self.method == "joseph":
-            return over_images(lambda v: joseph.adjoint(g, v), y)
+            return joseph.adjoint(g, y)
         return over_images(lambda v: fourier.adjoint(self._plan, g.angles, g.detector_offset, v), y)
 
     def prepare(self) -> Operator:

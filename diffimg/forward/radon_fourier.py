@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from diffimg.core.lengths import fast_length
 from diffimg.core.pair import Pair, paired
 from diffimg.forward.geometry import ParallelBeam, centred
 
@@ -67,24 +68,11 @@ def plan(geometry: ParallelBeam, image_model: str, detector_model: str, width: i
     """The sizes for a geometry."""
     spacing, pixel = geometry.detector_spacing, geometry.pixel_size
     q = max(1, math.ceil(spacing / pixel * (1 - 1e-9)))
-    period = q * fast_length(math.ceil(geometry.diagonal / spacing) + 2)
-    grid = tuple(fast_length(max(2 * n, 4 * width)) for n in geometry.image_shape)
+    period = q * fast_length(math.ceil(geometry.diagonal / spacing) + 2, even=True)
+    grid = tuple(fast_length(max(2 * n, 4 * width), even=True) for n in geometry.image_shape)
     return Plan(
         geometry.image_shape, grid, width, period, q, geometry.detector_count, q * pixel / spacing, pixel, image_model, detector_model
     )
-
-
-def fast_length(n: int) -> int:
-    """The least even 2ᵃ3ᵇ5ᶜ ≥ n."""
-    n += n % 2
-    while True:
-        m = n
-        for p in (2, 3, 5):
-            while m % p == 0:
-                m //= p
-        if m == 1:
-            return n
-        n += 2
 
 
 # The window

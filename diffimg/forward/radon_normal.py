@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffimg.core.lengths import fast_length
 from diffimg.forward import radon_fourier as fourier
 
 _WIDTH = 8  # the kernel is built once, so its own error is kept far below that of the samples
@@ -26,7 +27,7 @@ def normal_spectrum(p: fourier.Plan, angles: np.ndarray) -> np.ndarray | None:
     double = dataclasses.replace(
         p,
         image_shape=(2 * ny, 2 * nx),
-        grid=tuple(fourier.fast_length(max(4 * n, 4 * _WIDTH)) for n in (ny, nx)),
+        grid=tuple(fast_length(max(4 * n, 4 * _WIDTH), even=True) for n in (ny, nx)),
         width=max(_WIDTH, p.width),
     )
     u, v = fourier.points(p, angles, np)
@@ -40,7 +41,7 @@ def normal_spectrum(p: fourier.Plan, angles: np.ndarray) -> np.ndarray | None:
             grid += np.bincount(first + (i * double.pitch + j), row * wv[:, j], minlength=grid.size)
     kernel = fourier.from_grid(double, grid.reshape(double.rows, double.pitch).astype(complex), np)
     kernel = kernel[1:, 1:]  # lags 1−n … n−1: the kernel is even, its transform real
-    size = tuple(fourier.fast_length(2 * n) for n in (ny, nx))
+    size = tuple(fast_length(2 * n, even=True) for n in (ny, nx))
     padded = np.zeros(size)
     padded[: 2 * ny - 1, : 2 * nx - 1] = kernel
     padded = np.roll(padded, (1 - ny, 1 - nx), (0, 1))

@@ -9,7 +9,8 @@ import pytest
 from scipy import ndimage
 from skimage import restoration
 
-from diffimg.forward.blur import Blur, fast_length, gaussian_psf, transfer_function, wiener
+from diffimg.core.lengths import fast_length
+from diffimg.forward.blur import Blur, gaussian_psf, transfer_function, wiener
 from diffimg.testing import check_operator
 
 RNG = np.random.default_rng(0)
