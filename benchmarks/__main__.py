@@ -24,19 +24,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     unknown = [n for n in options.names if n not in NAMES]
     if unknown:
-        print(f"benchmark: expected one of {', '.join(NAMES)}, got {', '.join(unknown)}.", file=sys.stderr)
+        expected, got = ", ".join(NAMES), ", ".join(unknown)
+        print(f"Error: NAME: expected one of {expected}, got {got}. Without a name all of them run.", file=sys.stderr)
         return 2
     if options.json and not options.json.resolve().parent.is_dir():
-        print(f"--json: the folder of {options.json} does not exist.", file=sys.stderr)
+        print(f"Error: --json: expected a file in a folder that exists, got {options.json}. Make the folder first.", file=sys.stderr)
         return 2
     tables = []
     for name in options.names or NAMES:
         try:
-            module = importlib.import_module(f"benchmarks.{name}")
+            table = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
         except ModuleNotFoundError as error:
-            print(f"{name}: the peer {error.name} is not installed: pip install -e '.[bench]'", file=sys.stderr)
+            print(f"Error: {name}: the peer {error.name} is not installed. Remedy: pip install -e '.[bench]'", file=sys.stderr)
             return 2
-        table = module.run(quick=options.quick)
         table.show()
         tables.append(table)
     if options.json:

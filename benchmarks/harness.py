@@ -122,7 +122,12 @@ class Table:
         self.rows.append(Row(case, peer, own.median, peer_s, ratio, agreement, compile_s, own.iqr, peer_time.iqr * scale, note))
 
     def quantity(self, case: str, peer: str, own: float, peer_value: float, note: str = "") -> None:
-        """A row that compares another quantity than seconds (memory in bytes, an error): ``ratio`` is still peer over own."""
+        """A row that compares another quantity than seconds (memory in bytes, an error): ``ratio`` is still peer over own.
+
+        Where the peer is a bound (its name begins with "bound"), the note says if it was missed.
+        """
+        if peer.startswith("bound") and not own <= peer_value:  # NaN misses
+            note = f"missed; {note}" if note else "missed"
         self.rows.append(Row(case, peer, own, peer_value, peer_value / own, None, None, None, None, note))
 
     def show(self) -> None:

@@ -25,6 +25,13 @@ def is_concrete(value: Any) -> bool:
     )
 
 
+def is_pytree(argument: str, value: Any) -> None:
+    """An object of a class that JAX can take apart, i.e. one decorated with ``@pytree``."""
+    if jax.tree_util.all_leaves([value]):
+        name = type(value).__name__
+        fail(argument, f"{name} to be a pytree", "a plain object", f"Decorate the class: @pytree above class {name} (diffimg.core.pytree).")
+
+
 def describe(value: Any) -> str:
     """dtype[shape] of an array-like, or the type's name."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -35,8 +42,8 @@ def describe(value: Any) -> str:
 def array(argument: str, value: Any, remedy: str = "") -> Any:
     """The value as an array; lists become NumPy arrays, pytrees and strings are refused."""
     if isinstance(value, (jax.Array, np.ndarray)):
-        if value.dtype == object:
-            fail(argument, "a numeric array", "an object array (rows of different length?)", remedy)
+        if value.dtype.kind in "OSUMm":
+            fail(argument, "a numeric array", f"an array of dtype {value.dtype}", remedy or "Rows of different length make object arrays.")
         return value
     try:
         out = np.asarray(value)

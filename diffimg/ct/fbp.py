@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,19 +28,21 @@ def fbp(
     """Filtered backprojection, differentiable in the sinogram and the geometry.
 
     Args:
-        sinogram: ``[..., view, detector]``, line integrals (dimensionless for attenuation in 1/mm).
+        sinogram: ``[..., view, detector]``, line integrals (dimensionless for attenuation in 1/mm); real, or complex, of which real
+            and imaginary part are reconstructed.
         geometry: the ``ParallelBeam`` it was measured with.
         filter: window on the ramp: "ramlak" (none), "shepp-logan", "cosine", "hamming", "hann"; "none": no ramp at all
             (plain backprojection).
         cutoff: fraction in (0, 1] of the detector's Nyquist frequency where the window ends.
-        weights: angular weights, see ``angular_weights``; "voronoi", "uniform", or an array ``[view]`` in radians.
+        weights: angular weights, see ``angular_weights``; "voronoi", "uniform", or an array ``[view]`` in radians: real, finite, of
+            either sign (0 leaves a view out).
         circle: set pixels outside the inscribed circle to zero.
 
     Returns:
         ``[..., y, x]``, in the unit of the image (1/mm).
 
     Raises:
-        ValueError: shape, dtype, NaN/Inf in the sinogram, unknown filter, cutoff outside (0, 1].
+        ValueError: shape, dtype, NaN/Inf in the sinogram or the weights, unknown filter, cutoff outside (0, 1].
 
     The ramp is the DFT of the sampled kernel of Kak & Slaney (1988), eq. 61 of chapter 3, zero-padded; sampling |ρ| itself would
     remove the mean.
@@ -53,14 +56,13 @@ def backproject(sinogram: Any, geometry: ParallelBeam, weights: str | Any = "uni
     """∫ q(θ, x cosθ + y sinθ) dθ by the views' angular weights: ``[..., view, detector]`` → ``[..., y, x]``.
 
     The interpolation is band-limited. One view gives its smear across the image; without a ramp filter the image is
-    blurred by 1/r.
+    blurred by 1/r. Complex sinograms and arrays of weights as in ``fbp``.
     """
     sinogram = _admit(sinogram, geometry)
-    w = angular_weights(geometry.angles, weights) if isinstance(weights, str) else check.array("weights", weights)
-    check.shape("weights", w, (geometry.view_count,), "[view]")
+    w = angular_weights(geometry.angles, weights) if isinstance(weights, str) else _admit_weights(weights, geometry.view_count)
     operator = Radon(geometry, image_model="band-limited", detector_model="point")
     scale = geometry.detector_spacing / geometry.pixel_size**2
-    image = scale * operator.H(sinogram * jnp.asarray(w, sinogram.dtype)[:, None])
+    image = scale * _by_parts(operator.H, sinogram * jnp.asarray(w, sinogram.real.dtype)[:, None])
     if circle:
         ny, nx = geometry.image_shape
         y, x = np.ogrid[:ny, :nx]
@@ -70,14 +72,15 @@ def backproject(sinogram: Any, geometry: ParallelBeam, weights: str | Any = "uni
 
 
 def ramp_filter(sinogram: jax.Array, spacing: float, window: str = "ramlak", cutoff: float = 1.0) -> jax.Array:
-    """Convolve every view of ``[..., view, detector]`` with the windowed ramp; ``spacing`` in mm."""
+    """Convolve every view of ``[..., view, detector]``, real or complex, with the windowed ramp; ``spacing`` in mm."""
+    check.inexact("sinogram", sinogram)
     check.one_of("filter", window, WINDOWS)
     if not 0 < cutoff <= 1:
         check.fail("cutoff", "a fraction of Nyquist in (0, 1]", repr(cutoff))
     count = sinogram.shape[-1]
     n = 2 ** math.ceil(math.log2(max(2 * count, 64)))
-    response = jnp.asarray(ramp_response(n, spacing, window, cutoff), sinogram.dtype)
-    return jnp.fft.irfft(jnp.fft.rfft(sinogram, n=n, axis=-1) * response, n=n, axis=-1)[..., :count]
+    response = jnp.asarray(ramp_response(n, spacing, window, cutoff), sinogram.real.dtype)
+    return _by_parts(lambda q: jnp.fft.irfft(jnp.fft.rfft(q, n=n, axis=-1) * response, n=n, axis=-1)[..., :count], sinogram)
 
 
 def ramp_response(n: int, spacing: float, window: str = "ramlak", cutoff: float = 1.0) -> np.ndarray:
@@ -129,3 +132,18 @@ def _admit(sinogram: Any, geometry: ParallelBeam) -> jax.Array:
     check.inexact("sinogram", sinogram)
     check.finite("sinogram", sinogram, "Mask or in-paint the dead detector cells first.")
     return jnp.asarray(sinogram)
+
+
+def _admit_weights(weights: Any, view_count: int) -> Any:
+    weights = check.array("weights", weights, "Or name a rule: 'voronoi' or 'uniform'.")
+    if not any(jnp.issubdtype(weights.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        remedy = "To leave views out: mask * angular_weights(geometry.angles)." if weights.dtype == bool else ""
+        check.fail("weights", "real angles dθ in radians", str(weights.dtype), remedy)
+    check.shape("weights", weights, (view_count,), "[view]")
+    check.finite("weights", weights, "A weight of 0 leaves a view out.")
+    return weights
+
+
+def _by_parts(function: Callable[[jax.Array], jax.Array], q: jax.Array) -> jax.Array:
+    """A real linear function of real and imaginary part."""
+    return jax.lax.complex(function(q.real), function(q.imag)) if jnp.iscomplexobj(q) else function(q)

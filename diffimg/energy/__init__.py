@@ -1,9 +1,10 @@
 """Energies: real functions of an image with gradient and proximal map."""
 
 from diffimg.energy.base import ComposedEnergy, Energy, EnergySum, ScaledEnergy, Zero
-from diffimg.energy.data import GaussianLikelihood, LeastSquares, PoissonLikelihood
+from diffimg.energy.data import GaussianLikelihood, LeastSquares
 from diffimg.energy.group import GroupL1
 from diffimg.energy.noise import Gaussian, Noise, Poisson, PoissonGaussian, Transmission
+from diffimg.energy.poisson import PoissonLikelihood
 from diffimg.energy.regularizers import H1, L1, Box, NonNegative, SquaredL2, Tikhonov, WaveletL1
 from diffimg.energy.smooth_tv import HuberTV, SmoothTV
 from diffimg.energy.tv import DualState, TotalVariation

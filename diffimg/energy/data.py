@@ -1,8 +1,7 @@
-"""Data terms: how well A(x) explains the measurement y, under Gaussian and Poisson noise."""
+"""Data terms: how well A(x) explains the measurement y, under Gaussian noise."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -12,10 +11,8 @@ import numpy as np
 from diffimg.core import check, linalg
 from diffimg.core.pytree import pytree, static
 from diffimg.energy.base import Energy
-from diffimg.energy.quadratic import Quadratic, forward_and_backward
-from diffimg.energy.thresholding import safe_sqrt
-from diffimg.energy.weight import nonnegative, positive, real_like
-from diffimg.forward.basic import Diagonal, Identity
+from diffimg.energy.quadratic import Quadratic
+from diffimg.energy.weight import nonnegative, positive
 from diffimg.forward.operator import Operator, provides
 from diffimg.forward.structure import admit, size
 
@@ -34,7 +31,8 @@ def _floating(v):
     return v.astype(np.float32) if v.dtype.kind in "bui" else v
 
 
-def _admit_weights(argument: str, weights: Any, y: Any) -> Any:
+def admit_weights(argument: str, weights: Any, y: Any) -> None:
+    """Weights ≥ 0 for data y: a scalar, an array that broadcasts to every leaf of y, or a pytree like y."""
     leaves, tree = jax.tree.flatten(weights)
     data, structure = jax.tree.flatten(y)
     if tree != structure and len(leaves) != 1:
@@ -43,7 +41,6 @@ def _admit_weights(argument: str, weights: Any, y: Any) -> Any:
         nonnegative(argument, w)
         if not _broadcasts(jnp.shape(w), v.shape):
             check.fail(argument, f"a shape that broadcasts to y, {v.shape}", f"shape {jnp.shape(w)}")
-    return weights
 
 
 def _broadcasts(shape, to):
@@ -76,7 +73,7 @@ class LeastSquares(Quadratic):
     def __post_init__(self):
         object.__setattr__(self, "y", admit_data(self.y, self.operator))
         if self.weights is not None:
-            _admit_weights("weights", self.weights, self.y)
+            admit_weights("weights", self.weights, self.y)
 
     @property
     def _target(self):
@@ -146,7 +143,7 @@ class GaussianLikelihood(Quadratic):
     def __post_init__(self):
         object.__setattr__(self, "y", admit_data(self.y, self.operator))
         if self._is_diagonal:
-            _admit_weights("covariance", self.covariance, self.y)
+            admit_weights("covariance", self.covariance, self.y)
             for c in jax.tree.leaves(self.covariance):
                 positive("covariance", c, "Leave a sample out with LeastSquares(…, weights=0 there).")
         else:
@@ -217,97 +214,3 @@ class _FactoredGaussian(GaussianLikelihood):
 
     def prepare(self):
         return self
-
-
-@pytree
-class PoissonLikelihood(Energy):
-    """Σ z − y log z with z = Ax + background: minus the log likelihood of Poisson counts y, without its constants in x.
-
-    Domain: z ≥ 0, and z > 0 where y > 0; +∞ outside. The gradient Aᴴ(1 − y/z) stays finite everywhere: where z < ε(1 + y), ε the machine
-    epsilon of z, it is taken at z = ε(1 + y). It points back into the domain, so pair it with ``NonNegative`` or a backtracking step.
-
-    Args:
-        operator: A, from image to expected counts; entries of A and x ≥ 0 keep z in the domain.
-        y: counts ≥ 0, shaped like ``operator.codomain``; finite.
-        background: expected counts that do not come from x (scatter, dark counts), ≥ 0, a scalar or broadcasting to y. With a positive
-            background the gradient is Lipschitz on {Ax ≥ 0} (see ``lipschitz``).
-
-    ``prox`` is in closed form for ``Identity`` and real ``Diagonal`` operators; for any other, give a splitting solver
-    ``composed=((PoissonLikelihood(Identity(shape), y), A),)``.
-
-    Raises:
-        ValueError: if y has the wrong shape, is negative, complex or not finite; if the background is negative.
-    """
-
-    operator: Operator
-    y: Any
-    background: Any = 0.0
-
-    def __post_init__(self):
-        for leaf in jax.tree.leaves(self.y):
-            check.real("y", leaf, "Counts are real numbers.")
-        object.__setattr__(self, "y", admit_data(self.y, self.operator))
-        for leaf in jax.tree.leaves(self.y):
-            check.minimum("y", leaf, 0.0, remedy="Counts are not negative: subtract no offset, pass it as background=.")
-        _admit_weights("background", self.background, self.y)
-
-    def _terms(self, ax):
-        """(z, y), leaf by leaf, in the precision of Ax."""
-        leaves, tree = jax.tree.flatten(ax)
-        b = jax.tree.leaves(self.background)
-        b = b if jax.tree.structure(self.background) == tree else b * len(leaves)
-        y = jax.tree.leaves(self.y)
-        return [(a + real_like(c, a), real_like(n, a)) for a, c, n in zip(leaves, b, y, strict=True)], tree
-
-    def __call__(self, x: Any) -> jax.Array:
-        """Σ z − y log z; +∞ outside the domain. Leading (batch) axes are summed over."""
-        terms, _ = self._terms(self.operator(x))
-        return functools.reduce(jnp.add, (jnp.sum(_poisson(z, y)) for z, y in terms))
-
-    def grad(self, x: Any) -> Any:
-        """Aᴴ(1 − y/z)."""
-        ax, backward = forward_and_backward(self.operator, x)
-        terms, tree = self._terms(ax)
-        return backward(jax.tree.unflatten(tree, [1 - y / jnp.maximum(z, jnp.finfo(z.dtype).eps * (1 + y)) for z, y in terms]))
-
-    def lipschitz(self) -> Any:
-        """σ_max(A)²·max(y/background²), on {Ax ≥ 0}; infinite without a background."""
-        terms, _ = self._terms(jax.tree.map(jnp.zeros_like, self.y))
-        curvature = [jnp.max(jnp.where(y > 0, y / (b * b), 0)) for b, y in terms]
-        return self.operator.norm() ** 2 * jnp.max(jnp.stack(curvature))
-
-    @property
-    def has_prox(self) -> bool:
-        return isinstance(self.operator, (Identity, Diagonal)) and not jnp.issubdtype(self.operator.domain.dtype, jnp.complexfloating)
-
-    def prox(self, v: Any, step: Any) -> Any:
-        """argmin_x E(x) + ‖x − v‖²/(2·step), the positive root of a quadratic in z, pixel by pixel."""
-        if not self.has_prox:
-            return super().prox(v, step)
-        v = admit(v, self.operator.domain, "v", self.operator)
-        d = real_like(getattr(self.operator, "weights", 1.0), v)
-        ((shifted, y),) = self._terms(d * v)[0]
-        curvature = real_like(step, v) * d * d
-        c = shifted - curvature
-        z = _positive_root(c, curvature * y)
-        blind = d == 0
-        return jnp.where(blind, v, (z - (shifted - d * v)) / jnp.where(blind, 1, d))
-
-    def prepare(self) -> PoissonLikelihood:
-        """The same energy with ``operator.prepare()``."""
-        return PoissonLikelihood(self.operator.prepare(), self.y, self.background)
-
-    def __repr__(self):
-        return f"Poisson(y | {self.operator!r} + background)"
-
-
-def _poisson(z, y):
-    inside = (z > 0) | ((z == 0) & (y == 0))
-    logarithm = jnp.log(jnp.maximum(z, jnp.finfo(z.dtype).tiny))
-    return jnp.where(inside, z - jnp.where(y > 0, y * logarithm, 0), jnp.inf)
-
-
-def _positive_root(c, q):
-    """The root z ≥ 0 of z² − c z − q = 0 for q ≥ 0, without cancellation for c < 0 and with finite derivatives at c = q = 0."""
-    s = jnp.abs(c) + safe_sqrt(c * c + 4 * q)
-    return jnp.where(c < 0, 2 * q / jnp.maximum(s, jnp.finfo(s.dtype).tiny ** 0.3), s / 2)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from diffimg.core import check
 from diffimg.core.pytree import pytree
 from diffimg.energy.base import Energy
-from diffimg.energy.data import LeastSquares, PoissonLikelihood
+from diffimg.energy.data import LeastSquares
+from diffimg.energy.poisson import PoissonLikelihood
 from diffimg.forward.operator import Operator
 
 

@@ -88,13 +88,13 @@ class H1(Energy):
     """weight/2 · ‖∇x‖², forward differences with Neumann boundary; the prior x with ∇x ~ N(0, I/weight).
 
     Args:
-        weight: λ ≥ 0, a scalar.
+        weight: λ ≥ 0, a scalar; 1 by default.
         spacing: lengths of a pixel along the trailing (spatial) axes; all (at most 3) axes, of spacing 1, by default.
 
     ``prox`` is exact: the cosine transform (DCT-II) diagonalizes the Neumann Laplacian.
     """
 
-    weight: Any
+    weight: Any = 1.0
     spacing: Any = None
 
     def __post_init__(self):

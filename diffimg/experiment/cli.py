@@ -324,7 +324,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(head):
-        table.add_column(escape(column.replace("_", " ")), justify="left" if k == 0 else "right", overflow="fold")
+        table.add_column(escape(column), justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(escape(number(v) if not isinstance(v, str) else v) for v in row))
     width = None if sys.stdout.isatty() else 200

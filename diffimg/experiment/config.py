@@ -63,7 +63,7 @@ def locate(source: str | Path) -> Path:
     hint = f"Did you mean {near!r}? " if near else ""
     raise ConfigError(
         f"CONFIG: expected a YAML file, a run folder or a shipped config ({', '.join(names) or 'none found'}), got {str(source)!r}, which "
-        f"does not exist. {hint}`diffimg list` shows the shipped ones."
+        f"{'is none of them' if path.exists() else 'does not exist'}. {hint}`diffimg list` shows the shipped ones."
     )
 
 

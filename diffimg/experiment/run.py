@@ -333,11 +333,13 @@ def _plain(value: Any) -> Any:
 
 def tabulate(methods: dict[str, dict[str, Any]], columns: Sequence[str]) -> list[list[str]]:
     """Rows of text: method, then the columns; a dash for what is missing."""
-    return [[name, *(number(values.get(c)) for c in columns)] for name, values in methods.items()]
+    return [[name, *(number(values.get(c), c) for c in columns)] for name, values in methods.items()]
 
 
-def number(value: Any) -> str:
-    """A value for a table."""
+def number(value: Any, column: str = "") -> str:
+    """A value for a table; decibels with two decimals."""
     if value is None:
         return "–"
+    if column.endswith("_db") and isinstance(value, float):
+        return f"{value:.2f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -211,7 +211,7 @@ class Linearized(Operator):
 
     @property
     def domain(self):
-        return self.operator.domain
+        return jax.tree.map(lambda v: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)), self.point)
 
     def __call__(self, x):
         direction = jax.tree.map(lambda v, p: v.astype(p.dtype), x, self.point)

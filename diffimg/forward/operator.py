@@ -35,12 +35,14 @@ class Operator:
     - ``prepare(self)``: an operator with tables in place of parameters, for use in loops.
 
     ``linear = False`` marks a nonlinear operator; ``batched = True`` one whose methods take leading batch axes themselves;
-    ``orthonormal = True`` one with A Aᴴ = I (the prox of ‖Ax‖₁ is then exact).
+    ``orthonormal = True`` one with A Aᴴ = I (the prox of ‖Ax‖₁ is then exact); ``approximate_normal = True`` one whose ``gram``
+    agrees with AᴴA to 5e-3 only.
     """
 
     linear: ClassVar[bool] = True
     batched: ClassVar[bool] = False
     orthonormal: ClassVar[bool] = False
+    approximate_normal: ClassVar[bool] = False
     domain: Any
 
     def __init_subclass__(cls, **kwargs):
@@ -55,13 +57,16 @@ class Operator:
 
     def __call__(self, x: Any) -> Any:
         """A(x). ``x``: ``[..., *domain.shape]``; leading axes are batch. Returns ``[..., *codomain.shape]``."""
+        check.is_pytree("operator", self)
         return _run(self, admit(x, self.domain, "x", self))
 
     @property
     def codomain(self) -> Any:
         """Shape and dtype of ``A(x)``."""
+        check.is_pytree("operator", self)
         leaves, tree = jax.tree.flatten(self)
-        return _codomain(tree, tuple(_struct(v) for v in leaves))
+        x, x_tree = jax.tree.flatten(self.domain)
+        return _codomain(tree, tuple(_struct(v) for v in leaves), x_tree, tuple(_struct(v) for v in x))
 
     @property
     def H(self) -> Operator:
@@ -223,18 +228,16 @@ def provides(op, name):
 
 
 @functools.lru_cache(maxsize=1024)
-def _codomain(tree, leaves):
-    op = jax.tree.unflatten(tree, leaves)
-    out = jax.eval_shape(lambda o, x: o._forward(x), op, op.domain)
+def _codomain(tree, leaves, x_tree, x):
+    out = jax.eval_shape(lambda o, v: o._forward(v), jax.tree.unflatten(tree, leaves), jax.tree.unflatten(x_tree, x))
     return jax.tree.map(lambda o: ShapeDtypeStruct(o.shape, o.dtype), out)
 
 
 def _struct(v):
-    return ShapeDtypeStruct(jnp.shape(v), jax.dtypes.canonicalize_dtype(jnp.result_type(v)))
-
-
-def _leaf(tree):
-    return jax.tree.leaves(tree)[0]
+    if isinstance(v, ShapeDtypeStruct):
+        return v
+    aval = jax.typeof(v if hasattr(v, "dtype") else jnp.asarray(v))
+    return ShapeDtypeStruct(aval.shape, jax.dtypes.canonicalize_dtype(aval.dtype), weak_type=getattr(aval, "weak_type", False))
 
 
 from diffimg.forward import algebra  # noqa: E402  (the algebra is made of operators: it needs the class above)

@@ -39,6 +39,7 @@ class PreparedRadon(Operator):
     spectrum: Any  # of the normal operator, or None
 
     batched = True
+    approximate_normal = True
 
     @property
     def domain(self):

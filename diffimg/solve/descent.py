@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffimg.core import check
 from diffimg.core import pytree as tree
@@ -45,12 +46,27 @@ class GradientDescent(Solver):
 
 
 def first_step(step_size: Any, problem: Problem, x0: Any) -> jax.Array:
-    """The given step size, or 1/L (1 where L = 0)."""
+    """The given step size, or 1/L (1 where L = 0).
+
+    Raises:
+        ValueError: if L is not finite. Where L is traced the step is NaN instead, which ends a run with NONFINITE.
+    """
     dtype = tree.norm(x0).dtype
     if step_size is not None:
         return jnp.asarray(step_size, dtype)
-    lipschitz = jnp.asarray(jax.lax.stop_gradient(problem).lipschitz(), dtype)
+    lipschitz = finite_lipschitz(problem, dtype)
     return jnp.where(lipschitz == 0, 1, 1 / jnp.where(lipschitz == 0, 1, lipschitz))
+
+
+def finite_lipschitz(problem: Problem, dtype: Any) -> jax.Array:
+    """L of the smooth part, held constant in derivatives. One that is not finite is refused; where it is traced it becomes NaN: from
+    L = ∞ would follow a step of 0, after which every point looks converged."""
+    lipschitz = jax.lax.stop_gradient(problem).lipschitz()
+    if check.is_concrete(lipschitz) and not np.isfinite(lipschitz):
+        remedy = "Give the solver a step size, use FISTA(backtracking=0.5), or smooth the energy (a background, a threshold)."
+        check.fail("problem.lipschitz()", "a finite number", f"{lipschitz}", remedy)
+    lipschitz = jnp.asarray(lipschitz, dtype)
+    return jnp.where(jnp.isfinite(lipschitz), lipschitz, jnp.nan)
 
 
 class ConjugateGradientState(NamedTuple):

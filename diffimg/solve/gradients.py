@@ -78,11 +78,11 @@ class Implicit(GradientRule):
     differentiate with respect to it: ``jax.grad(lambda p: loss(run(..., gradient=Implicit(probe=p)).x))(0.0)``.
     """
 
-    probe: Any = 0.0
     linear_solver: str = static(default="gmres")
     tolerance: float = static(default=1e-6)
     max_steps: int = static(default=300)
     restart: int = static(default=40)
+    probe: Any = 0.0
 
     def __post_init__(self):
         check.one_of("linear_solver", self.linear_solver, ("gmres", "bicgstab", "cg", "minres"))

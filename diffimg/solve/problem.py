@@ -27,6 +27,7 @@ class Problem:
         for name in ("smooth", "proximable"):
             if not isinstance(getattr(self, name), Energy):
                 check.fail(name, "an Energy", repr(getattr(self, name)), "Wrap a function in a class with __call__: see CONTRIBUTING.")
+            check.is_pytree(name, getattr(self, name))
         if not self.smooth.smooth:
             check.fail("smooth", "an energy with a gradient", f"{self.smooth!r}", "Pass it as proximable= or composed=.")
         if not self.proximable.has_prox:

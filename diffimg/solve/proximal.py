@@ -36,14 +36,14 @@ def _check_step(step_size, backtracking):
 _TRIALS = 60  # 0.5⁶⁰ ≈ 1e-18
 
 
-def _backtrack(problem: Problem, y: Any, gradient: Any, step: Any, auxiliary: Any, factor: float) -> tuple[Any, Any]:
+def _backtrack(problem: Problem, y: Any, value: Any, gradient: Any, step: Any, auxiliary: Any, factor: float) -> tuple[Any, Any]:
     """The largest step·factorⁿ with f(x) ≤ f(y) + ⟨∇f, x−y⟩ + ‖x−y‖²/(2 step), x = prox(y − step ∇f); and whether there is one.
 
+    ``value`` is f(y). No step leads to an x where f is not finite, and none leads away from such a y: there the inequality says nothing.
     Where the difference of values drowns in rounding, the curvature is read from the gradients (as in TFOCS; Becker, Candès & Grant, 2011),
     up to their own rounding, so that the step does not collapse at the solution.
     """
-    problem, y, gradient, step, auxiliary = jax.lax.stop_gradient((problem, y, gradient, step, auxiliary))
-    value = problem.smooth(y)
+    problem, y, value, gradient, step, auxiliary = jax.lax.stop_gradient((problem, y, value, gradient, step, auxiliary))
     eps = jnp.finfo(step.dtype).eps
 
     def trial(tau):
@@ -52,14 +52,17 @@ def _backtrack(problem: Problem, y: Any, gradient: Any, step: Any, auxiliary: An
         allowed = tree.real_dot(d, d) / tau
 
         def from_values():
-            return 2 * (problem.smooth(x) - value - tree.real_dot(gradient, d)).astype(step.dtype)
+            reached = problem.smooth(x)
+            return 2 * (reached - value - tree.real_dot(gradient, d)).astype(step.dtype), jnp.isfinite(reached)
 
         def from_gradients():
+            reached, slope = problem.smooth.value_and_grad(x)
             rounding = 10 * eps * tree.norm(d) * (tree.norm(gradient) + tree.norm(x) / tau)
-            return (tree.real_dot(d, tree.add(problem.grad(x), gradient, -1)) - rounding).astype(step.dtype)
+            return (tree.real_dot(d, tree.add(slope, gradient, -1)) - rounding).astype(step.dtype), jnp.isfinite(reached)
 
-        curvature = jax.lax.cond(allowed > 1e2 * eps * jnp.abs(value), from_values, from_gradients)
-        return ~(curvature <= allowed), allowed > 0  # the first so that NaN is excessive
+        curvature, inside = jax.lax.cond(allowed > 1e2 * eps * jnp.abs(value), from_values, from_gradients)
+        excessive = ~(curvature <= allowed)  # so that NaN is
+        return excessive | ~inside | ~jnp.isfinite(value), allowed > 0
 
     def shrink(loop):
         tau, n, *_ = loop
@@ -75,7 +78,8 @@ class ProximalGradient(Solver):
     """Proximal gradient method (ISTA): x ← prox_{τh}(x − τ∇f(x)); objective error O(1/k).
 
     ``step_size`` τ defaults to 1/L. ``backtracking`` in (0, 1): shrink factor of a line search that starts from the last step
-    (from ``step_size`` or 1 first), where L is unknown; 0: none. Derivatives hold a default or searched step constant.
+    (from ``step_size`` or 1 first), where L is unknown; 0: none. It takes no step to where the smooth energy is not finite.
+    Derivatives hold a default or searched step constant.
     """
 
     step_size: Any = None
@@ -91,7 +95,8 @@ class ProximalGradient(Solver):
 
     def step(self, problem, state):
         gradient = problem.grad(state.x)
-        tau, ok = _step_size(self, problem, state.x, gradient, state)
+        value = problem.smooth(state.x) if self.backtracking else None
+        tau, ok = _step_size(self, problem, state.x, value, gradient, state)
         x, auxiliary = problem.prox(tree.add(state.x, gradient, -tau), tau, state.auxiliary)
         return ProximalState(x, _kept(self, state, tau), auxiliary, ok)
 
@@ -102,11 +107,11 @@ class ProximalGradient(Solver):
         return state._replace(x=z[0], auxiliary=z[1])
 
 
-def _step_size(solver, problem, y, gradient, state):
+def _step_size(solver, problem, y, value, gradient, state):
     """The step to take and the status; a given step size is read from the solver, so that gradients reach it at every step."""
     ok = jnp.int32(Status.COMPLETED)
     if solver.backtracking:
-        tau, found = _backtrack(problem, y, gradient, state.step, state.auxiliary, solver.backtracking)
+        tau, found = _backtrack(problem, y, value, gradient, state.step, state.auxiliary, solver.backtracking)
         return tau, jnp.where(found, ok, Status.LINE_SEARCH).astype(jnp.int32)
     return (state.step if solver.step_size is None else solver.step_size), ok
 
@@ -134,7 +139,8 @@ class FISTA(Solver):
     """Accelerated proximal gradient (Beck & Teboulle, 2009): objective error O(1/k²).
 
     ``restart``: drop the momentum where ⟨y − x⁺, x⁺ − x⟩ > 0 (O'Donoghue & Candès, 2015). ``monotone``: never let the objective rise
-    (MFISTA), for one more objective a step. ``step_size``, ``backtracking``: as in ``ProximalGradient``.
+    (MFISTA), for one more objective a step. ``step_size``, ``backtracking``: as in ``ProximalGradient``; backtracking also drops the
+    momentum where y left the domain of the smooth energy.
     """
 
     step_size: Any = None
@@ -154,25 +160,36 @@ class FISTA(Solver):
         return FISTAState(x0, x0, one, tau, problem.prox_start(x0), jnp.zeros_like(one), objective, jnp.int32(Status.COMPLETED))
 
     def step(self, problem, state):
-        gradient = problem.grad(state.y)
-        tau, ok = _step_size(self, problem, state.y, gradient, state)
-        z, auxiliary = problem.prox(tree.add(state.y, gradient, -tau), tau, state.auxiliary)
-        t = (1 + jnp.sqrt(1 + 4 * state.t**2)) / 2
+        start, value, momentum = state.y, None, state.t
+        if self.backtracking:
+            start, value, momentum = self._within_domain(problem, state)
+        gradient = problem.grad(start)
+        tau, ok = _step_size(self, problem, start, value, gradient, state)
+        z, auxiliary = problem.prox(tree.add(start, gradient, -tau), tau, state.auxiliary)
+        t = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         x, objective = z, state.objective
         if self.monotone:
             value = problem(z).astype(objective.dtype)
             better = value <= state.objective
             x, objective = tree.where(better, z, state.x), jnp.where(better, value, state.objective)
         moved = tree.add(x, state.x, -1)
-        y = tree.add(x, moved, (state.t - 1) / t)
+        y = tree.add(x, moved, (momentum - 1) / t)
         if self.monotone:
-            y = tree.add(y, tree.add(z, x, -1), state.t / t)
+            y = tree.add(y, tree.add(z, x, -1), momentum / t)
         if self.restart:
             forth = tree.add(z, state.x, -1)
-            back = tree.real_dot(tree.add(state.y, z, -1), forth) > 0
+            back = tree.real_dot(tree.add(start, z, -1), forth) > 0
             y, t = tree.where(back, x, y), jnp.where(back, 1.0, t).astype(t.dtype)
-        length = jax.lax.stop_gradient(tree.norm(jax.lax.stop_gradient(tree.add(z, state.y, -1))))
+        length = jax.lax.stop_gradient(tree.norm(jax.lax.stop_gradient(tree.add(z, start, -1))))
         return FISTAState(x, y, t, _kept(self, state, tau), auxiliary, length, objective, ok)
+
+    def _within_domain(self, problem, state):
+        """(y, f(y), t), or those of a fresh start from x where the extrapolation left the domain of f."""
+        fixed, x, y = jax.lax.stop_gradient((problem, state.x, state.y))
+        ahead = fixed.smooth(y)
+        inside = jnp.isfinite(ahead)
+        value = jax.lax.cond(inside, lambda: ahead, lambda: fixed.smooth(x))
+        return tree.where(inside, state.y, state.x), value, jnp.where(inside, state.t, 1).astype(state.t.dtype)
 
     def residual(self, old, new):
         """The larger of ‖x⁺ − x‖ and the prox-gradient step from y (``monotone`` may leave x where it is), relative to ‖x⁺‖."""

@@ -25,9 +25,9 @@ class Status(enum.IntEnum):
     CONVERGED = 0, "the relative change fell below the tolerance"
     COMPLETED = 1, "all requested steps were taken (no tolerance was set)"
     MAX_STEPS = 2, "the tolerance was not reached within the steps allowed: raise steps= or tolerance="
-    NONFINITE = 3, "an iterate became NaN or Inf; the last finite one is returned: lower the step size or check the data"
+    NONFINITE = 3, "an iterate became NaN or Inf (the last finite one is returned) or its energy is: lower the step size or check the data"
     INDEFINITE = 4, "the system is not positive definite: use MINRES, GMRES or a proximal solver instead of conjugate gradients"
-    LINE_SEARCH = 5, "the backtracking line search found no acceptable step: check the gradient or start from a smaller step"
+    LINE_SEARCH = 5, "the backtracking line search found no acceptable step: check the gradient, start where the energy is finite"
 
     @property
     def ok(self) -> bool:

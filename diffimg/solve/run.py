@@ -61,8 +61,9 @@ def run(
         objective_every: evaluate the objective every so many steps (0: at start and end only); it costs a forward model each time.
         progress: called from inside jit as ``progress(iteration, objective, residual)`` about a hundred times (vmapped: for each
             sample); the objective is NaN where ``objective_every`` skips it.
-        prepare: compute the operators' tables once before the loop. A gradient with respect to a *geometry* (angles) under
-            ``Unroll``, ``Checkpoint``, ``Truncated`` or ``JacobianFree`` needs ``prepare=False``; ``Implicit`` does not.
+        prepare: compute the operators' tables once before the loop. Operators whose geometry (angles) is traced, as inside a
+            gradient with respect to it, are left as they are, so such gradients are right, and slower. Prepare the problem
+            yourself (``problem.prepare()``) before many runs with one geometry.
 
     Returns:
         ``Result(x, status, iterations, objective, residual, state)``; ``result.check()`` raises if the run failed. Gradients flow
@@ -78,16 +79,18 @@ def run(
         check.fail("solver", "a Solver such as FISTA()", repr(solver), "Solvers are instances: run(FISTA(), …).")
     if not isinstance(problem, Problem):
         check.fail("problem", "a Problem", repr(problem), "Problem(smooth=LeastSquares(A, y), proximable=…).")
+    check.is_pytree("solver", solver)
     if gradient is not None and not isinstance(gradient, GradientRule):
         check.fail("gradient", "a gradient rule", repr(gradient), "Unroll(), Checkpoint(), Truncated(last), Implicit() or JacobianFree().")
     x0 = jax.tree.map(jnp.asarray, x0)
     for leaf in jax.tree.leaves(x0):
         check.inexact("x0", leaf)
     settings = _Settings(steps, float(tolerance), int(objective_every), progress, max(1, steps // 100))
+    if prepare:
+        problem = problem.prepare()
     if isinstance(gradient, Implicit):
-        fixed = jax.lax.stop_gradient(problem)
-        return _run_implicit(settings, gradient, solver, problem, fixed.prepare() if prepare else fixed, x0)
-    return _run(settings, gradient, solver, problem.prepare() if prepare else problem, x0)
+        return _run_implicit(settings, gradient, solver, problem, x0)
+    return _run(settings, gradient, solver, problem, x0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -105,7 +108,28 @@ def _run(settings, gradient, solver, problem, x0):
 
 
 def _start(solver, problem, x0):
-    return _Carry(solver.init(problem, x0), jnp.int32(Status.COMPLETED), jnp.int32(0))
+    """The first state, after refusing at trace time what would fail obscurely, or silently, in the loop."""
+    try:
+        slope = jax.eval_shape(problem.grad, x0)
+    except ValueError as error:
+        got = ", ".join(check.describe(v) for v in jax.tree.leaves(x0))
+        raise ValueError(f"x0: expected an image that the problem takes, got {got}. {error}") from None
+    leaves = jax.tree.leaves(x0)
+    complex_slope = any(jnp.iscomplexobj(g) and not jnp.iscomplexobj(v) for g, v in zip(jax.tree.leaves(slope), leaves, strict=True))
+    complex_inside = any(jnp.issubdtype(d.dtype, jnp.complexfloating) for _, k in problem.composed for d in jax.tree.leaves(k.domain))
+    if complex_slope or (complex_inside and not any(map(jnp.iscomplexobj, leaves))):
+        check.fail("x0", "complex values, like the operators' domain", f"{leaves[0].dtype}", "x0.astype('complex64').")
+    first = solver.init(problem, x0)
+    if not hasattr(first, "x"):
+        check.fail("solver.init", "a NamedTuple state with the iterate in the field x", type(first).__name__)
+    then = jax.eval_shape(solver.step, problem, first)
+    if jax.tree.structure(then) != jax.tree.structure(first):
+        check.fail("solver.step", f"a state like that of init, {jax.tree.structure(first)}", f"{jax.tree.structure(then)}")
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(then), strict=True):
+        if jnp.shape(a) != b.shape or jnp.result_type(a) != b.dtype:
+            name, remedy = jax.tree_util.keystr(path), "Give x0 the precision of the problem's arrays, or cast in the solver's step."
+            check.fail(f"solver.step: state{name}", f"{jnp.result_type(a)}{list(jnp.shape(a))}, as from init", check.describe(b), remedy)
+    return _Carry(first, jnp.int32(Status.COMPLETED), jnp.int32(0))
 
 
 def _body(settings, step, solver, problem, carry, k):
@@ -176,7 +200,10 @@ def _result(settings, problem, start, carry, records):
     objective = jnp.concatenate([problem(first).astype(residual.dtype)[None], objective])
     if settings.objective_every != 1:
         objective = objective.at[carry.count].set(problem(last).astype(residual.dtype))
-    status = carry.status
+    ended_well = (carry.status == Status.COMPLETED) | (carry.status == Status.CONVERGED)
+    # of the smooth part alone: splitting methods may leave a constraint's domain by rounding
+    unusable = ended_well & ~jnp.isfinite(problem.smooth(last))
+    status = jnp.where(unusable, Status.NONFINITE, carry.status).astype(jnp.int32)
     if settings.tolerance > 0:
         status = jnp.where(status == Status.COMPLETED, Status.MAX_STEPS, status).astype(jnp.int32)
     return Result(carry.state.x, status, carry.count, objective, residual, jax.lax.stop_gradient(carry.state))
@@ -196,49 +223,72 @@ def _refuse(_, x):
 _FORWARD_ONLY = Pair(_identity, _refuse, _identity, _refuse)  # forward mode passes; transposition explains itself
 
 
-# Implicit differentiation. The forward run and the linear solves use the prepared problem; the one product with (∂_θT)ᵀ uses the
-# problem as it was given, so that gradients reach the geometry.
+# Implicit differentiation. One problem, the prepared one, serves the forward run, the linear solves and (∂_θT)ᵀ, so that they belong
+# to one fixed point; where the geometry is differentiated, ``prepare`` leaves its operator as it is. Only what is perturbed is
+# differentiated: the tables of a prepared operator refuse to be.
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _run_implicit(settings, rule, solver, problem, prepared, x0):
-    z, rest = _fixed_point(settings, rule, (solver, problem), prepared, x0)  # pyright: ignore[reportGeneralTypeIssues]
+def _run_implicit(settings, rule, solver, problem, x0):
+    z, rest = _fixed_point(settings, rule, (solver, problem), x0)  # pyright: ignore[reportGeneralTypeIssues]
     result = jax.lax.stop_gradient(rest)
     return tree.replace(result, x=solver.solution(result.state, z))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fixed_point(settings, rule, theta, prepared, x0):
-    solver, _ = theta
-    start = _start(solver, prepared, x0)
-    carry, records = _advance(settings, solver, prepared, start, settings.steps)
-    return solver.variables(carry.state), _result(settings, prepared, start, carry, records)
+def _fixed_point(settings, rule, theta, x0):
+    solver, problem = theta
+    start = _start(solver, problem, x0)
+    carry, records = _advance(settings, solver, problem, start, settings.steps)
+    return solver.variables(carry.state), _result(settings, problem, start, carry, records)
 
 
-def _fixed_point_fwd(settings, rule, theta, prepared, x0):
-    z, result = _fixed_point(settings, rule, theta, prepared, x0)  # pyright: ignore[reportGeneralTypeIssues]
-    return (z, result), (rule, theta, prepared, x0, z, result.state)
+@jax.tree_util.register_static
+class _Perturbed(tuple):
+    """Which leaves of (solver, problem) are differentiated."""
+
+
+def _fixed_point_fwd(settings, rule, theta, x0):
+    is_primal = lambda v: hasattr(v, "perturbed")  # noqa: E731
+    rule, x0 = jax.tree.map(lambda v: v.value, (rule, x0), is_leaf=is_primal)
+    leaves, structure = jax.tree.flatten(theta, is_leaf=is_primal)
+    perturbed = _Perturbed(bool(v.perturbed) and tree.is_inexact(v.value) for v in leaves)
+    theta = jax.tree.unflatten(structure, [v.value for v in leaves])
+    z, result = _fixed_point(settings, rule, theta, x0)  # pyright: ignore[reportGeneralTypeIssues]
+    return (z, result), (rule, theta, x0, z, result.state, perturbed)
 
 
 def _fixed_point_bwd(settings, saved, cotangent):
-    rule, theta, prepared, x0, z, state = saved
-    b = _inexact(cotangent[0])
+    rule, theta, x0, z, state, perturbed = saved
+    leaves, structure = jax.tree.flatten(theta)
+    b = [_dense(c) for c, v in zip(jax.tree.leaves(cotangent[0], is_leaf=_is_zero), jax.tree.leaves(z), strict=True) if tree.is_inexact(v)]
 
-    def step(theta, active):
-        solver, problem = theta
+    def step(chosen, active):
+        chosen = iter(chosen)
+        solver, problem = jax.tree.unflatten(structure, [next(chosen) if p else v for v, p in zip(leaves, perturbed, strict=True)])
         return _inexact(solver.fixed_point(problem, state, _with_inexact(z, active)))
 
+    chosen = [v for v, p in zip(leaves, perturbed, strict=True) if p]
     # JAX's transpose and the adjoint in Re⟨·,·⟩ differ by a conjugation on both sides, which changes neither symmetry nor norms.
-    _, pull_z = jax.vjp(functools.partial(step, (theta[0], prepared)), _inexact(z))
+    _, pull_z = jax.vjp(functools.partial(step, chosen), _inexact(z))
     system = lambda v: tree.add(v, pull_z(v)[0], -1)  # noqa: E731
     w = _solve(rule, system, b)
     size = tree.norm(b)
     residual = tree.norm(tree.add(b, system(w), -1)) / jnp.where(size == 0, 1, size)
-    (theta_bar,) = jax.vjp(lambda th: step(th, _inexact(z)), theta)[1](w)
-    return tree.replace(rule, probe=residual.astype(rule.probe.dtype)), theta_bar, *jax.tree.map(_zero_cotangent, (prepared, x0))
+    bars = iter(jax.vjp(lambda c: step(c, _inexact(z)), chosen)[1](w)[0])
+    theta_bar = jax.tree.unflatten(structure, [next(bars) if p else _zero_cotangent(v) for v, p in zip(leaves, perturbed, strict=True)])
+    return tree.replace(rule, probe=residual.astype(rule.probe.dtype)), theta_bar, jax.tree.map(_zero_cotangent, x0)
 
 
-_fixed_point.defvjp(_fixed_point_fwd, _fixed_point_bwd)
+_fixed_point.defvjp(_fixed_point_fwd, _fixed_point_bwd, symbolic_zeros=True)
+
+
+def _is_zero(c):
+    return isinstance(c, jax.custom_derivatives.SymbolicZero)
+
+
+def _dense(c):
+    return jnp.zeros(c.shape, c.dtype) if _is_zero(c) else c
 
 
 def _inexact(z):

@@ -12,6 +12,7 @@ from diffimg.core import check, linalg
 from diffimg.core import pytree as tree
 from diffimg.core.pytree import pytree, static
 from diffimg.energy.base import Zero
+from diffimg.solve.descent import finite_lipschitz
 from diffimg.solve.result import Status
 from diffimg.solve.solver import Solver, relative_change
 
@@ -147,7 +148,7 @@ class PrimalDual(Solver):
     def _steps(self, problem, x0, dtype):
         norm = jnp.asarray(problem.composed_norm(x0), dtype)
         norm = jnp.where(norm == 0, 1, norm)
-        half = jnp.asarray(problem.lipschitz(), dtype) / 2
+        half = finite_lipschitz(problem, dtype) / 2
         if self.balance is None:
             balance = jnp.where(half == 0, 1, 2 * (half / norm) ** 2)
         else:

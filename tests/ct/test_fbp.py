@@ -124,6 +124,40 @@ def test_bad_input():
         ct.fbp(sinogram, "parallel")
 
 
+def test_complex_sinograms_are_reconstructed_by_parts():
+    geometry, sinogram, _ = scan(16, UNIFORM[::8], 23)
+    other = np.random.default_rng(4).normal(size=sinogram.shape).astype(np.float32)
+    for window in ("hann", "none"):
+        image = ct.fbp(sinogram + 1j * other, geometry, window, circle=True)
+        assert image.dtype == jnp.complex64
+        np.testing.assert_allclose(image.real, ct.fbp(sinogram, geometry, window, circle=True), atol=1e-6)
+        np.testing.assert_allclose(image.imag, ct.fbp(other, geometry, window, circle=True), atol=1e-6)
+
+
+def test_given_weights_may_be_zero_or_negative_but_must_be_finite_real_numbers():
+    geometry, sinogram, _ = scan(16, UNIFORM[:9], 23)
+    one = forward.ParallelBeam((16, 16), UNIFORM[3:4], 23, 0.8, 0.8)
+    image = ct.backproject(sinogram, geometry, weights=-2.0 * (np.arange(9) == 3))
+    np.testing.assert_allclose(image, -2 * ct.backproject(sinogram[3:4], one, weights=[1]), atol=1e-5)
+    for weights, message in (
+        (np.where(np.arange(9) == 3, np.nan, 1), "weights: expected finite values"),
+        (np.ones(9) * 1j, "weights: expected real angles dθ in radians, got complex128"),
+        (np.ones(9, bool), "weights: expected real angles.*bool.*mask"),
+        (np.array(["a"] * 9), "weights: expected real angles"),
+        (np.array([None] * 9), "weights: expected a numeric array"),
+        (None, "weights: expected a numeric array"),
+        (np.ones(8), r"weights: expected shape \(9,\) \[view\]"),
+        ("voronoy", "weights: expected one of.*Did you mean 'voronoi'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ct.fbp(sinogram, geometry, weights=weights)
+
+
+def test_the_ramp_filter_refuses_integers():
+    with pytest.raises(ValueError, match="sinogram: expected a floating or complex dtype"):
+        ct.ramp_filter(np.ones((9, 23), int), 0.8)
+
+
 def test_hounsfield():
     mu = np.array([0.0, 0.0193, 0.0386])
     np.testing.assert_allclose(ct.hounsfield(mu, 0.0193), [-1000, 0, 1000], atol=1e-3)

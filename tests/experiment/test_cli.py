@@ -25,7 +25,7 @@ def test_run_leaves_a_complete_folder(finished):
     assert metrics["methods"]["TV"]["iterations"] == 8
     assert read_json(folder / "provenance.json")["status"] == "complete"
     assert str(folder.parent) not in "".join(p.read_text(errors="ignore") for p in folder.iterdir() if p.suffix != ".npz")
-    assert "psnr db" in result.output
+    assert "psnr_db" in result.output
     assert "8 iterations" in result.output
     with np.load(folder / "arrays.npz") as arrays:
         assert arrays["truth"].shape == arrays["tv"].shape == (32, 32)

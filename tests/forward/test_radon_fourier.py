@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from diffimg.core.pytree import replace
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.radon import Radon
+from diffimg.forward.radon_fourier import DERIVATIVE_PERIODS
 from diffimg.forward.radon_prepared import PreparedRadon
 
 
@@ -160,18 +162,28 @@ def test_shepp_logan_against_analytic_projections():
         assert error(A(image), sinogram) <= limit
 
 
-@pytest.mark.parametrize(("kind", "first", "second"), [("smooth", 1e-4, 1e-2), ("disc", 5e-3, 3e-2), ("noise", 5e-3, 3e-2)])
-def test_angle_derivatives_are_those_of_the_exact_transform(kind, first, second):
-    n = 96
+SMALL = [("smooth", 96), ("disc", 64), ("disc", 96), ("disc", 128), ("noise", 64)]
+LARGE = [pytest.param("disc", n, marks=pytest.mark.slow) for n in (256, 512)]
+
+
+@pytest.mark.parametrize(("kind", "n"), [*SMALL, *LARGE])
+def test_geometry_derivatives_are_those_of_the_exact_transform(kind, n):
+    first, second = (1e-4, 1e-2) if kind == "smooth" else (5e-3, 3e-2)
     angles = np.array([0.3, 0.77, 2.2, 4.0])
-    g = ParallelBeam((n, n), angles, 137)
+    g = ParallelBeam((n, n), angles, math.ceil(n * math.sqrt(2)) + 1)
     x = phantom((n, n), kind, np.random.default_rng(0))
-    f = lambda a: Radon(replace(g, angles=a))(jnp.asarray(x, jnp.float32))  # noqa: E731
-    d1 = lambda a: jax.jvp(f, (a,), (jnp.ones_like(a),))[1]  # noqa: E731
-    d2 = jax.jvp(d1, (jnp.asarray(angles, jnp.float32),), (jnp.ones(4),))[1]
-    value = {h: exact(g, x, angles=angles + h) for h in (-1e-3, -1e-4, 0.0, 1e-4, 1e-3)}
-    assert error(d1(jnp.asarray(angles, jnp.float32)), (value[1e-4] - value[-1e-4]) / 2e-4) <= first
-    assert error(d2, (value[1e-3] - 2 * value[0.0] + value[-1e-3]) / 1e-6) <= second
+    f = lambda a, o: Radon(replace(g, angles=a, detector_offset=o))(jnp.asarray(x, jnp.float32))  # noqa: E731
+    d1 = lambda a, o, along: jax.jvp(f, (a, o), along)[1]  # noqa: E731
+    both = jax.jit(lambda a, o, along: jax.jvp(lambda a, o: d1(a, o, along), (a, o), along))
+    at = jnp.asarray(angles, jnp.float32), jnp.float32(0)
+    periods = -(-8192 // Radon(g)._plan.period)  # nothing left of what wraps around
+    value = exact(g, x, periods=periods)
+    for turn, shift in ((1.0, 0.0), (0.0, 1.0)):
+        own = both(*at, (jnp.full(4, turn), jnp.float32(shift)))
+        h1, h2 = (1e-5, 1e-4) if turn else (1e-3, 1e-2)
+        near, far = ([exact(g, x, angles=angles + h * turn, offset=h * shift, periods=periods) for h in (-h, h)] for h in (h1, h2))
+        assert error(own[0], (near[1] - near[0]) / (2 * h1)) <= first
+        assert error(own[1], (far[1] - 2 * value + far[0]) / h2**2) <= second
 
 
 def test_reverse_mode_in_angles_offset_and_image():
@@ -182,8 +194,8 @@ def test_reverse_mode_in_angles_offset_and_image():
     def loss(angles, offset, x):
         return 0.5 * jnp.sum((Radon(replace(g, angles=angles, detector_offset=offset), width=12)(x) - y) ** 2)
 
-    def reference(angles, offset, x):
-        return 0.5 * np.sum((exact(g, x, angles=angles, offset=offset) - y) ** 2)
+    def projection(angles, offset, x, periods):
+        return exact(g, x, angles=angles, offset=offset, periods=periods)
 
     with jax.enable_x64(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -192,8 +204,11 @@ def test_reverse_mode_in_angles_offset_and_image():
         direction = jax.tree.map(lambda v: jnp.asarray(rng.standard_normal(v.shape)), at)
         along = sum(float(jnp.vdot(p, q)) for p, q in zip(gradient, direction, strict=True))
         h = 1e-5
-        ends = [reference(*(np.asarray(p + t * d) for p, d in zip(at, direction, strict=True))) for t in (h, -h)]
-        assert abs(along - (ends[0] - ends[1]) / (2 * h)) <= 1e-6 * abs(along)
+        residual = projection(*map(np.asarray, at), 1) - y
+        for periods, tolerance in ((DERIVATIVE_PERIODS, 1e-6), (200, 1e-2)):
+            ends = [projection(*(np.asarray(p + t * d) for p, d in zip(at[:2], direction, strict=False)), x, periods) for t in (h, -h)]
+            expected = np.vdot(residual, (ends[0] - ends[1]) / (2 * h) + projection(*at[:2], np.asarray(direction[2]), 1))
+            assert abs(along - expected) <= tolerance * abs(along)
         # mixed second derivatives: the image gradient's derivative in the angles, forward over reverse and reverse over reverse
         mixed = jax.jvp(lambda a: jax.grad(loss, 2)(a, *at[1:]), at[:1], direction[:1])[1]
         other = jax.grad(lambda x: jnp.vdot(jax.grad(loss)(*at[:2], x), direction[0]))(at[2])

@@ -145,7 +145,7 @@ def test_other_linear_solvers(linear_solver, name):
 
 def test_probe_tells_the_residual_of_the_adjoint_system():
     t = parameters()
-    residual = lambda tolerance: jax.grad(lambda p: loss("GradientDescent", 100, Implicit(p, tolerance=tolerance), t))(0.0)  # noqa: E731
+    residual = lambda tolerance: jax.grad(lambda p: loss("GradientDescent", 100, Implicit(probe=p, tolerance=tolerance), t))(0.0)  # noqa: E731
     assert 0 < residual(1e-3) <= 1e-3
     assert residual(1e-11) <= 1e-11
 

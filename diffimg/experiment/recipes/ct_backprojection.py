@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffimg.experiment.config import Experiment, Section
 from diffimg.experiment.recipes import Recipe
@@ -18,6 +18,12 @@ class Scan(Section):
     views: int = Field(default=180, ge=8)  # over half a turn
     few: int = Field(default=6, ge=2)  # views of the second picture
     filter: Literal["ramlak", "shepp-logan", "cosine", "hamming", "hann"] = "ramlak"
+
+    @model_validator(mode="after")
+    def _few_of_all(self) -> Scan:
+        if self.few > self.views:
+            raise ValueError(f"few: expected at most views = {self.views}, got {self.few}")
+        return self
 
 
 class Config(Experiment):

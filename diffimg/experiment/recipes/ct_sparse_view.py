@@ -42,7 +42,7 @@ class Geometry(Section):
     """The scan: equidistant parallel views."""
 
     views: int = Field(default=60, ge=1)
-    arc: float = Field(default=180.0, gt=0, le=360)  # degrees
+    arc: float = Field(default=180.0, ge=10, le=360)  # degrees
     detector_count: int | None = Field(default=None, ge=2)  # None: covers the image's diagonal
     detector_spacing: float | None = Field(default=None, gt=0)  # mm; None: the pixel size
     detector_offset: float = 0.0  # mm
@@ -92,6 +92,13 @@ class Report(Section):
     """How results are shown."""
 
     window: tuple[float, float] | None = Field(default=None, strict=False)  # 1/mm, black and white; None: 0 to the largest value
+
+    @field_validator("window")
+    @classmethod
+    def _increasing(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None and not window[0] < window[1]:
+            raise ValueError(f"expected black < white, got {list(window)}")
+        return window
 
 
 class Config(Experiment):
@@ -180,7 +187,14 @@ def measure(config: Config) -> Measurement:
 
     scan, factor = config.geometry, config.data.refinement
     chosen = read_image(config.data.file, config.data.pixel_size) if config.data.file else config.data.sample
-    ct = slice_for_ct(chosen, config.data.size, factor)
+    try:
+        ct = slice_for_ct(chosen, config.data.size, factor)
+    except ValueError as error:
+        raise ConfigError(f"data.size, data.refinement: {error}") from error
+    largest = float(ct.fine.max())
+    if largest > 1.0:
+        expected = "attenuation in 1/mm (water is 0.019, bone 0.05)"
+        raise ConfigError(f"data.file: expected {expected}, got values up to {largest:g}. Convert HU first: ct.attenuation(hu, 0.0193).")
     angles = np.arange(scan.views) * (math.radians(scan.arc) / scan.views)
     spacing = scan.detector_spacing or ct.pixel_size
     count = scan.detector_count or math.ceil(
