@@ -31,7 +31,7 @@ class Radon(Operator):
             ``"band-limited"``, a sample of an image without frequencies beyond the pixel grid's. The first rings less at edges; the
             second is closer to the projections of the object itself (0.0059 against 0.0077 on an area-averaged phantom, see the
             accuracy benchmark). Neither keeps projections of non-negative images non-negative, because the detector is
-            band-limited: with "pixel" they undershoot by about 1 % of the largest value at a block, by 11 % at a single bright
+            band-limited: with "pixel" they undershoot by 1–2 % of the largest value at a block, by 11 % at a single bright
             pixel. ``method="joseph"`` is strictly non-negative.
         detector_model: what a cell measures (Fourier method): ``"bin"``, the mean over its width, or ``"point"``, the
             value at its centre.
