@@ -69,7 +69,7 @@ def trailing_shape(argument: str, value: Any, expected: tuple[int, ...], axes: s
             argument,
             f"shape [..., {', '.join(map(str, expected))}]{' = [..., ' + axes + ']' if axes else ''}",
             f"shape {_text(got)}",
-            remedy or _axis_remedy(got, tuple(expected)),
+            f"{_axis_remedy(got, tuple(expected))} {remedy}".strip(),
         )
 
 

@@ -105,6 +105,8 @@ class Operator:
 
     def __matmul__(self, other: Operator) -> Operator:
         if not isinstance(other, Operator):
+            if hasattr(other, "shape"):
+                check.fail("A @ B", "an operator B", f"an array {check.describe(other)}", "Apply A to it: A(x).")
             return NotImplemented
         if not same_structure(other.codomain, self.domain):
             expected, got = f"B to map into the domain of A, {text(self.domain)}", f"a B into {text(other.codomain)}"

@@ -143,7 +143,7 @@ def test_given_weights_may_be_zero_or_negative_but_must_be_finite_real_numbers()
         (np.where(np.arange(9) == 3, np.nan, 1), "weights: expected finite values"),
         (np.ones(9) * 1j, "weights: expected real angles dθ in radians, got complex128"),
         (np.ones(9, bool), "weights: expected real angles.*bool.*mask"),
-        (np.array(["a"] * 9), "weights: expected real angles"),
+        (np.array(["a"] * 9), "weights: expected a numeric array.*voronoi"),
         (np.array([None] * 9), "weights: expected a numeric array"),
         (None, "weights: expected a numeric array"),
         (np.ones(8), r"weights: expected shape \(9,\) \[view\]"),

@@ -1,6 +1,7 @@
 """The run folder: complete, partial after an interrupt, never half-written, and without private names."""
 
 import json
+import signal
 import threading
 import time
 
@@ -76,7 +77,15 @@ def test_stopped_inside_a_stage(tmp_path, error, raised, status):
         assert found["provenance"]["error"] == "OSError: cannot read 'scan.dcm'"
 
 
-def test_interrupt_while_computing_is_at_once_and_ends_all_writing(tmp_path):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, also in a process that was started with SIGINT ignored (a background job of a script)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_while_computing_is_at_once_and_ends_all_writing(tmp_path, interruptible):
     import _thread
 
     release, late = threading.Event(), []
