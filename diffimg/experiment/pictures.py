@@ -69,6 +69,32 @@ def grid(rows: Sequence[Sequence[Panel | None]], title: str = "", width: float =
     return figure
 
 
+def picard(diagnosis: Any, title: str = "Picard plot") -> Figure:
+    """The Picard plot of ``core.linalg.diagnose(A, y)``: σᵢ, the coefficients |uᵢᴴy| of the data, and their ratio, on a logarithmic axis.
+
+    The coefficients must fall faster than the σᵢ for a useful solution; where the ratio turns up, noise takes over (Hansen, 1990).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    data = diagnosis.picard
+    if data is None:
+        raise ValueError("diagnosis: expected one made with data, diagnose(A, y), got one without. Pass the measurement y.")
+    figure = Figure(figsize=(7, 4.5), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    index = np.arange(1, len(data.singular_values) + 1)
+    series = {"σᵢ": data.singular_values, "|uᵢᴴy|": data.coefficients, "|uᵢᴴy| / σᵢ": data.ratios}
+    for (label, values), marker in zip(series.items(), ("-", "x", "o"), strict=True):
+        shown = np.isfinite(values) & (np.asarray(values) > 0)
+        ax.semilogy(index[shown], np.asarray(values)[shown], marker, label=label, markersize=5, fillstyle="none")
+    ax.set_xlabel("i")
+    ax.set_title(f"{title}: rank {diagnosis.rank} of {' × '.join(map(str, diagnosis.shape))}, condition {diagnosis.condition_number:.2g}")
+    ax.legend()
+    ax.grid(alpha=0.3)
+    return figure
+
+
 def png(figure: Figure, dpi: int = 120) -> bytes:
     """The figure as PNG bytes, without metadata."""
     buffer = io.BytesIO()

@@ -84,3 +84,16 @@ def test_grid_draws_every_panel_and_shares_colour_bars():
     assert figure.axes[0].get_ylim() == (7.5, -0.5)
     assert any("mm" in t.get_text() for t in figure.axes[0].texts)
     assert pictures.png(figure, 40).startswith(b"\x89PNG")
+
+
+def test_picard_plot_shows_what_the_diagnosis_found():
+    from diffimg.core.linalg import diagnose
+
+    a = np.exp(-0.1 * np.subtract.outer(np.arange(12), np.arange(12)) ** 2)
+    diagnosis = diagnose(a, a @ np.ones(12) + 1e-3 * np.random.default_rng(0).normal(size=12))
+    axes = pictures.picard(diagnosis).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["σᵢ", "|uᵢᴴy|", "|uᵢᴴy| / σᵢ"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), np.linalg.svd(a)[1], rtol=1e-6)
+    assert pictures.png(pictures.picard(diagnosis)).startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="Pass the measurement y"):
+        pictures.picard(diagnose(a))
