@@ -14,21 +14,12 @@ from diffimg.energy.weight import nonnegative, positive, real_like
 
 
 class _PotentialOfGradient(Energy):
-    """Σ weight φ(|∇x|) with φ(m) = ψ(m²): ``_value`` is ψ, ``_factor`` is φ'(m)/m = 2ψ'(m²)."""
+    """Σ weight φ(|∇x|) with φ(m) = ψ(m²): a subclass gives ψ as ``_value(squared)``, φ'(m)/m = 2ψ'(m²) as
+    ``_factor(squared)``, and sup φ'' as ``_curvature()``."""
 
     weight: Any
     isotropic: bool
     spacing: Any
-
-    def _value(self, squared):
-        raise NotImplementedError
-
-    def _factor(self, squared):
-        raise NotImplementedError
-
-    def _curvature(self):
-        """sup φ''."""
-        raise NotImplementedError
 
     def __call__(self, x):
         parts = gradient(x, spatial_steps(x, self.spacing))
