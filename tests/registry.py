@@ -59,6 +59,11 @@ OPERATORS = {
     "downsample": lambda t: f.Downsample((12, 8), 2, dtype=jnp.dtype(t).name),
     "stack": lambda t: f.Stack((f.Identity((6, 7), dtype=jnp.dtype(t).name), f.Gradient((6, 7), dtype=jnp.dtype(t).name))),
     "composition": lambda t: f.Radon(geometry(t)) @ f.Blur(array(NOISE[:3, :3], t), (12, 12)),
+    "channelwise": lambda t: f.Channelwise(f.Matrix(array(NOISE[:7], t)), 2),
+    "polyenergetic transmission": lambda t: f.PolyenergeticTransmission(
+        array(NOISE[:3, 0] ** 2, t), array(0.1 + NOISE[:2, :3] ** 2, t), (4, 5), array([[20, 40, 0], [0, 30, 60]], t)
+    ),
+    "scatter kernel": lambda t: f.ScatterKernel(array(np.exp(-np.abs(np.arange(-6, 7))), t), (4, 5), array(0.3, t), flat=array(9.0, t)),
     "phase retrieval": lambda t: f.PhaseRetrieval(f.Matrix(array(NOISE[:7] + 1j * NOISE[7:14], complex_of(t)))),
     "coded diffraction": lambda t: f.CodedDiffraction(array(np.exp(1j * NOISE[:8, :8]), complex_of(t))),
 }
@@ -112,7 +117,18 @@ SOLVERS = {
     "admm": (lambda: s.ADMM(), "composed"),
     "primal-dual": (lambda: s.PrimalDual(), "composed"),
     "half-quadratic splitting": (lambda: s.HalfQuadraticSplitting(coupling=1.0), "proximable"),
+    "cgls": (lambda: s.CGLS(), "rays"),
+    "sirt": (lambda: s.SIRT(1.5), "rays"),
+    "sart": (lambda: s.SART(subsets=4), "rays"),
+    "sqs, momentum": (lambda: s.SQS(momentum=True), "rays, penalized"),
+    "mlem": (lambda: s.MLEM(), "counts"),
+    "osem": (lambda: s.OSEM(subsets=4), "counts"),
 }
+
+# rays of one length and consistent data: weighted by length or not, in subsets or not, the solution is one
+RAYS = 0.1 + np.concatenate([np.diag(np.arange(2, 8) / 4), np.roll(np.eye(6), 1, 1) + np.eye(6)[::-1]])
+RAYS /= RAYS.sum(1, keepdims=True)
+DENSITY = 1 + NOISE[0, :6] ** 2
 
 
 def problem(kind, t):
@@ -121,5 +137,10 @@ def problem(kind, t):
         return s.Problem(smooth=data + e.SquaredL2(array(0.1, t)))
     if kind == "proximable":
         return s.Problem(smooth=data, proximable=e.L1(array(0.05, t)))
+    if kind == "counts":
+        return s.Problem(smooth=e.PoissonLikelihood(f.Matrix(array(RAYS, t)), array(RAYS @ DENSITY + 2, t), array(2.0, t)))
+    if kind.startswith("rays"):
+        data = e.LeastSquares(f.Matrix(array(RAYS, t)), array(RAYS @ DENSITY, t), array(1.3, t))
+        return s.Problem(smooth=data + e.SquaredL2(array(0.1, t)) if "penalized" in kind else data)
     difference = f.Matrix(array(np.eye(5, 6) - np.eye(5, 6, 1), t))
     return s.Problem(smooth=data, composed=((e.L1(array(0.05, t)), difference),))

@@ -94,7 +94,7 @@ def test_solver_decreases_and_converges(name, x64):
 @pytest.mark.parametrize("name", [n for n in SOLVERS if "backtracking" not in n and "monotone" not in n])
 def test_solver_promises(name, x64):
     factory, kind = SOLVERS[name]
-    steps = {"conjugate gradient": 12, "admm": 300}.get(name, 1500)
+    steps = {"conjugate gradient": 12, "cgls": 12, "admm": 300}.get(name, 1500)
     check_solver(factory(), problem(kind, "float64"), jnp.zeros(6), steps=steps)
 
 

@@ -3,6 +3,9 @@
 ``custom_vjp`` would forbid forward mode, ``linear_call`` cannot be vmapped, and the rule of a ``custom_jvp`` is dropped when a linear
 map is transposed inside another derivative; this primitive has rules for jit, vmap, forward mode (in argument *and* parameters)
 and transposition.
+
+The derivative in the parameters, ⟨y, ∂A(p)[dp] x⟩, is linear in x, in y and in dp. Where the pair names its ``gradient`` (the
+contraction with x and y) all three directions are hand-written, so that reverse mode in the parameters stores nothing.
 """
 
 from __future__ import annotations
@@ -23,18 +26,23 @@ class Pair:
     """Module-level (or otherwise hashable) functions, linear in their last argument; without conjugation:
 
     ``forward(parameters, x) → y`` and its derivative ``forward_tangent(parameters, direction, x)`` in the parameters,
-    ``transpose(parameters, y) → x`` and ``transpose_tangent(parameters, direction, y)``.
+    ``transpose(parameters, y) → x`` and ``transpose_tangent(parameters, direction, y)``; optionally ``gradient(parameters, x, y)``,
+    the gradient of ⟨y, forward(parameters, x)⟩ in the parameters (their structure; entries of integers are not read), for real data.
     """
 
     forward: Callable
     transpose: Callable
     forward_tangent: Callable
     transpose_tangent: Callable
+    gradient: Callable | None = None
 
     @property
     def swapped(self) -> Pair:
         """The transpose as the forward map."""
-        return Pair(self.transpose, self.forward, self.transpose_tangent, self.forward_tangent)
+        gradient = None
+        if self.gradient is not None:
+            gradient = self.gradient.function if isinstance(self.gradient, _Flipped) else _Flipped(self.gradient)
+        return Pair(self.transpose, self.forward, self.transpose_tangent, self.forward_tangent, gradient)
 
 
 def paired(pair: Pair, parameters: Any, x: Any) -> Any:
@@ -47,6 +55,7 @@ def paired(pair: Pair, parameters: Any, x: Any) -> Any:
         _Flat(pair.transpose, p_tree, y_tree),
         _FlatTangent(pair.forward_tangent, p_tree, x_tree),
         _FlatTangent(pair.transpose_tangent, p_tree, y_tree),
+        pair.gradient and _FlatGradient(pair.gradient, p_tree, x_tree, y_tree),
     )
     out = pair_p.bind(*map(jnp.asarray, p), *map(jnp.asarray, leaves), pair=flat, count=len(p))
     return jax.tree.unflatten(y_tree, out)
@@ -82,6 +91,32 @@ class _FlatTangent:
 
 
 @dataclasses.dataclass(frozen=True)
+class _FlatGradient:
+    """``gradient`` from flat parameters, x and y to the entries of the inexact parameters."""
+
+    function: Callable
+    parameters: Any
+    argument: Any
+    value: Any
+
+    def __call__(self, *flat):
+        n, m = self.parameters.num_leaves, self.parameters.num_leaves + self.argument.num_leaves
+        parameters = jax.tree.unflatten(self.parameters, flat[:n])
+        out = self.function(parameters, jax.tree.unflatten(self.argument, flat[n:m]), jax.tree.unflatten(self.value, flat[m:]))
+        return [g for g, p in zip(jax.tree.leaves(out), flat[:n], strict=True) if _inexact(p)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flipped:
+    """A flat gradient with x and y exchanged: both have to be single arrays."""
+
+    function: Callable
+
+    def __call__(self, *flat):
+        return self.function(*flat[:-2], flat[-1], flat[-2])
+
+
+@dataclasses.dataclass(frozen=True)
 class _Batched:
     """vmap over given axes of the parameters (and directions); the argument is always batched along axis 0."""
 
@@ -92,37 +127,51 @@ class _Batched:
         return jax.vmap(self.function, in_axes=self.axes + (0,) * (len(flat) - len(self.axes)))(*flat)
 
 
+@dataclasses.dataclass(frozen=True)
+class _BatchedGradient:
+    """vmap of a flat gradient; what belongs to an unbatched direction is summed, the rest goes to the axis of its direction."""
+
+    function: Callable
+    axes: tuple[int | None, ...]
+    directions: tuple[int | None, ...]
+
+    def __call__(self, *flat):
+        out = jax.vmap(self.function, in_axes=self.axes + (0,) * (len(flat) - len(self.axes)))(*flat)
+        return [g.sum(0) if d is None else jnp.moveaxis(g, 0, d) for g, d in zip(out, self.directions, strict=True)]
+
+
 def _inexact(v):
     return jnp.issubdtype(v.dtype, jnp.inexact)
 
 
 pair_p = Primitive("linear_pair")
-pair_p.multiple_results = True
+tangent_p = Primitive("linear_pair_tangent")  # ∂A(p)[dp] x from (p, dp, x)
+gradient_p = Primitive("linear_pair_gradient")  # its contraction with y over x: from (p, x, y)
 
 
-@pair_p.def_impl
-def _impl(*flat, pair, count):
-    return pair.forward(*flat)
+def _some(tangents):
+    return not all(isinstance(t, ad.Zero) for t in tangents)
 
 
-@pair_p.def_abstract_eval
-def _abstract(*avals, pair, count):
-    out = jax.eval_shape(pair.forward, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
-    return [jax.core.ShapedArray(o.shape, o.dtype) for o in out]
+def _total(parts, like):
+    if not parts:
+        return [jnp.zeros(o.shape, o.dtype) for o in like]
+    return [sum(p[1:], p[0]) for p in zip(*parts, strict=True)]
 
 
 def _jvp(primals, tangents, *, pair, count):
     out = pair_p.bind(*primals, pair=pair, count=count)
     parameters, directions, dx = primals[:count], tangents[:count], tangents[count:]
     parts = []
-    if not all(isinstance(t, ad.Zero) for t in dx):
+    if _some(dx):
         parts.append(pair_p.bind(*parameters, *map(ad.instantiate_zeros, dx), pair=pair, count=count))
-    if not all(isinstance(t, ad.Zero) for t in directions):
+    if _some(directions):
         given = [ad.instantiate_zeros(t) for t, p in zip(directions, parameters, strict=True) if _inexact(p)]
-        parts.append(pair.forward_tangent(*parameters, *given, *primals[count:]))
-    if not parts:
-        return out, [jnp.zeros(o.shape, o.dtype) for o in out]
-    return out, [sum(p[1:], p[0]) for p in zip(*parts, strict=True)]
+        if pair.gradient is None:
+            parts.append(pair.forward_tangent(*parameters, *given, *primals[count:]))
+        else:
+            parts.append(tangent_p.bind(*parameters, *given, *primals[count:], pair=pair, count=count))
+    return out, _total(parts, out)
 
 
 def _transpose(cotangents, *flat, pair, count):
@@ -131,24 +180,122 @@ def _transpose(cotangents, *flat, pair, count):
 
 
 def _batch(args, dims, *, pair, count):
-    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not batching.not_mapped)
-    axes = tuple(None if d is batching.not_mapped else d for d in dims[:count])
-    tangent_axes = axes + tuple(d for d, p in zip(axes, args, strict=False) if _inexact(p))
-    x = [
-        jnp.broadcast_to(a, (size, *a.shape)) if d is batching.not_mapped else jnp.moveaxis(a, d, 0)
-        for a, d in zip(args[count:], dims[count:], strict=True)
-    ]
-    batched = Pair(
-        _Batched(pair.forward, axes),
-        _Batched(pair.transpose, axes),
-        _Batched(pair.forward_tangent, tangent_axes),
-        _Batched(pair.transpose_tangent, tangent_axes),
-    )
-    out = pair_p.bind(*args[:count], *x, pair=batched, count=count)
+    axes, given = _axes(args, dims, count)
+    tangent_axes = tuple(d for d, p in zip(axes, args, strict=False) if _inexact(p))
+    out = pair_p.bind(*args[:count], *given, pair=_batched(pair, axes, tangent_axes), count=count)
     return out, [0] * len(out)
 
 
-ad.primitive_jvps[pair_p] = _jvp
-ad.primitive_transposes[pair_p] = _transpose
-batching.primitive_batchers[pair_p] = _batch
-mlir.register_lowering(pair_p, mlir.lower_fun(lambda *flat, pair, count: pair.forward(*flat), multiple_results=True))
+def _tangent_jvp(primals, tangents, *, pair, count):
+    out = tangent_p.bind(*primals, pair=pair, count=count)
+    split = count + sum(_inexact(p) for p in primals[:count])
+    parts = _parameter_part(pair.forward_tangent, primals, tangents, count)
+    for low, high in ((count, split), (split, len(primals))):
+        if _some(tangents[low:high]):
+            changed = [ad.instantiate_zeros(t) if low <= k < high else p for k, (p, t) in enumerate(zip(primals, tangents, strict=True))]
+            parts.append(tangent_p.bind(*changed, pair=pair, count=count))
+    return out, _total(parts, out)
+
+
+def _tangent_transpose(cotangents, *flat, pair, count):
+    ct = [ad.instantiate_zeros(c) for c in cotangents]
+    split = count + sum(_inexact(p) for p in flat[:count])
+    directions, x = flat[count:split], flat[split:]
+    if any(ad.is_undefined_primal(d) for d in directions):
+        out = gradient_p.bind(*flat[:count], *x, *ct, pair=pair, count=count)
+        return [None] * count + [g if ad.is_undefined_primal(d) else None for g, d in zip(out, directions, strict=True)] + [None] * len(x)
+    return [None] * split + list(tangent_p.bind(*flat[:count], *directions, *ct, pair=pair.swapped, count=count))
+
+
+def _tangent_batch(args, dims, *, pair, count):
+    axes, given = _axes(args, dims, count)
+    directions = (0,) * sum(_inexact(p) for p in args[:count])
+    out = tangent_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions), count=count)
+    return out, [0] * len(out)
+
+
+def _gradient_jvp(primals, tangents, *, pair, count):
+    out = gradient_p.bind(*primals, pair=pair, count=count)
+    parts = _parameter_part(pair.gradient, primals, tangents, count)
+    for k in (-2, -1):
+        if not isinstance(tangents[k], ad.Zero):
+            changed = list(primals)
+            changed[k] = ad.instantiate_zeros(tangents[k])
+            parts.append(gradient_p.bind(*changed, pair=pair, count=count))
+    return out, _total(parts, out)
+
+
+def _gradient_transpose(cotangents, *flat, pair, count):
+    ct = [ad.instantiate_zeros(c) for c in cotangents]
+    x, y = flat[count:]
+    if ad.is_undefined_primal(x):
+        return [None] * count + list(tangent_p.bind(*flat[:count], *ct, y, pair=pair.swapped, count=count)) + [None]
+    return [None] * (count + 1) + list(tangent_p.bind(*flat[:count], *ct, x, pair=pair, count=count))
+
+
+def _gradient_batch(args, dims, *, pair, count):
+    axes, given = _axes(args, dims, count)
+    directions = (0,) * sum(_inexact(p) for p in args[:count])
+    out = gradient_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions), count=count)
+    return out, [0] * len(out)
+
+
+def _parameter_part(function, primals, tangents, count):
+    """The derivative of a function in its parameters, through its own code (second order and beyond)."""
+    if not _some(tangents[:count]):
+        return []
+    moving = [k for k, p in enumerate(primals[:count]) if _inexact(p)]
+
+    def of(*values):
+        flat = list(primals)
+        for k, v in zip(moving, values, strict=True):
+            flat[k] = v
+        return function(*flat)
+
+    return [jax.jvp(of, [primals[k] for k in moving], [ad.instantiate_zeros(tangents[k]) for k in moving])[1]]
+
+
+def _axes(args, dims, count):
+    """Batch axes of the parameters, and everything else with the batch in front."""
+    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not batching.not_mapped)
+    axes = tuple(None if d is batching.not_mapped else d for d in dims[:count])
+    given = [
+        jnp.broadcast_to(a, (size, *a.shape)) if d is batching.not_mapped else jnp.moveaxis(a, d, 0)
+        for a, d in zip(args[count:], dims[count:], strict=True)
+    ]
+    return axes, given
+
+
+def _batched(pair, axes, directions):
+    """The pair under vmap, its parameters batched along ``axes`` and their directions along ``directions``."""
+    return Pair(
+        _Batched(pair.forward, axes),
+        _Batched(pair.transpose, axes),
+        _Batched(pair.forward_tangent, axes + directions),
+        _Batched(pair.transpose_tangent, axes + directions),
+        pair.gradient and _BatchedGradient(pair.gradient, axes, directions),
+    )
+
+
+def _define(primitive, function, jvp, transpose, batch):
+    """``function(pair)`` is what the primitive computes."""
+
+    def implementation(*flat, pair, count):
+        return function(pair)(*flat)
+
+    def abstract(*avals, pair, count):
+        out = jax.eval_shape(function(pair), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+        return [jax.core.ShapedArray(o.shape, o.dtype) for o in out]
+
+    primitive.multiple_results = True
+    primitive.def_impl(implementation)
+    primitive.def_abstract_eval(abstract)
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=True))
+
+
+_define(pair_p, lambda pair: pair.forward, _jvp, _transpose, _batch)
+_define(tangent_p, lambda pair: pair.forward_tangent, _tangent_jvp, _tangent_transpose, _tangent_batch)
+_define(gradient_p, lambda pair: pair.gradient, _gradient_jvp, _gradient_transpose, _gradient_batch)

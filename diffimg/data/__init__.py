@@ -1,16 +1,43 @@
-"""Analytic phantoms with exact projections, and real images out of installed packages."""
+"""Analytic phantoms with exact projections, real images out of installed packages, and image files."""
 
+from diffimg.data.dicom import dicom_series, read_dicom
+from diffimg.data.dicom_write import write_dicom
+from diffimg.data.ellipsoids import Ellipsoids, defrise, random_ellipsoids, shepp_logan_3d
+from diffimg.data.grid import Grid
+from diffimg.data.io import read, write
+from diffimg.data.materials import material_phantom
+from diffimg.data.nifti import read_nifti, write_nifti
 from diffimg.data.phantoms import Ellipses, random_ellipses, shepp_logan, shepp_logan_image
+from diffimg.data.rays import project
 from diffimg.data.samples import CTSlice, Sample, names, sample, slice_for_ct
+from diffimg.data.tiff import read_tiff, write_tiff
+from diffimg.data.volume import Volume
 
 __all__ = [
     "CTSlice",
     "Ellipses",
+    "Ellipsoids",
+    "Grid",
     "Sample",
+    "Volume",
+    "defrise",
+    "dicom_series",
+    "material_phantom",
     "names",
+    "project",
     "random_ellipses",
+    "random_ellipsoids",
+    "read",
+    "read_dicom",
+    "read_nifti",
+    "read_tiff",
     "sample",
     "shepp_logan",
+    "shepp_logan_3d",
     "shepp_logan_image",
     "slice_for_ct",
+    "write",
+    "write_dicom",
+    "write_nifti",
+    "write_tiff",
 ]

@@ -1,4 +1,4 @@
-"""Ellipse phantoms: exact pixel averages, exact parallel projections and the exact Fourier transform.
+"""Ellipse phantoms: exact pixel averages, line integrals, parallel projections and the exact Fourier transform.
 
 Everything is closed-form and differentiable, so the phantom is an oracle for projectors, for their derivatives with
 respect to image and geometry, and for the central slice theorem. Arrays of points are (y, x), like the axes of an image.
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffimg.core import check
-from diffimg.core.pytree import pytree
+from diffimg.core.pytree import pytree, static
+from diffimg.data import rays
 
 # Density, semi-axes along x and y, centre x and y, rotation in degrees; y points up, the field of view is [−1, 1]².
 # L. A. Shepp, B. F. Logan, IEEE Trans. Nucl. Sci. 21(3), 1974; contrast ("modified") by P. Toft, PhD thesis, 1996, table B.3.
@@ -36,48 +37,37 @@ _MODIFIED_DENSITY = (1.0, -0.8, -0.2, -0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
 
 @pytree
 class Ellipses:
-    """A sum of ellipses of constant density, f(y, x) = Σ density·1[point inside the ellipse].
+    """A sum of ellipses, f(y, x) = Σ density·(1−r²)ᵏ inside, where r = 1 on the rim; k = 0: constant density.
 
-    The origin is the centre of the image, x grows with the column, y with the row; a ray is x cosθ + y sinθ = l. All four
-    fields are traced leaves: differentiable and vmappable.
+    The origin is the centre of the image, x grows with the column, y with the row; a ray is x cosθ + y sinθ = l. All fields but
+    the exponent are traced leaves: differentiable and vmappable.
 
     Args:
         centers: ``[count, 2]``, (y, x), mm.
         semi_axes: ``[count, 2]``, mm, > 0; along y and along x where the rotation is zero.
         rotation: ``[count]``, radians, from +x towards +y (the sense of a projection angle).
-        density: ``[count]``, e.g. attenuation in 1/mm.
+        density: ``[count]``, e.g. attenuation in 1/mm; the value at the centre.
+        exponent: k, an integer ≥ 0. Line integrals have k continuous derivatives with respect to the ray.
 
     Raises:
-        ValueError: a wrong shape, non-finite values, semi-axes that are not positive.
+        ValueError: a wrong shape, non-finite values, semi-axes that are not positive, a negative or fractional exponent.
     """
 
     centers: Any
     semi_axes: Any
     rotation: Any
     density: Any
+    exponent: int = static(default=0)
 
     def __post_init__(self):
-        fields = {name: check.array(name, getattr(self, name)) for name in ("centers", "semi_axes", "rotation", "density")}
-        dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(*fields.values(), jnp.float32))
-        count = np.shape(fields["density"])[0] if np.ndim(fields["density"]) == 1 else None
-        check.ndim("density", fields["density"], 1, "[ellipse]")
-        for name, shape, axes in (
-            ("centers", (count, 2), "[ellipse, (y, x)]"),
-            ("semi_axes", (count, 2), "[ellipse, (y, x)]"),
-            ("rotation", (count,), "[ellipse]"),
-        ):
-            check.shape(name, fields[name], shape, axes, "One row for each density.")
-        for name, value in fields.items():
-            check.real(name, value)
-            check.finite(name, value)
-            object.__setattr__(self, name, jnp.asarray(value, dtype))
-        check.minimum("semi_axes", fields["semi_axes"], 0.0, strict=True)
+        settle(self, 2, "[ellipse, (y, x)]", (), "[ellipse]")
 
     def rasterize(self, image_shape: tuple[int, int], pixel_size: float | jax.Array = 1.0) -> jax.Array:
-        """The average of the phantom over each pixel, ``[y, x]``; exact (no supersampling) and differentiable.
+        """The average of the phantom over each pixel, ``[y, x]``; differentiable, and exact where the exponent is 0.
 
         The area an ellipse shares with a pixel is that of the unit disc with a parallelogram, a sum over the four edges of
-        triangles and circular sectors; every edge is shared by two pixels and computed once.
+        triangles and circular sectors; every edge is shared by two pixels and computed once. A smooth ellipse is integrated
+        exactly along x and with four Gauss–Legendre points along y.
 
         Args:
             image_shape: ``(rows, columns)``.
@@ -87,7 +77,21 @@ class Ellipses:
             check.fail("image_shape", "(rows, columns)", repr(tuple(image_shape)))
         rows, columns = (check.positive_int("image_shape", int(n)) for n in image_shape)
         check.minimum("pixel_size", pixel_size, 0.0, strict=True)
-        return _rasterize(self, pixel_size, rows, columns)
+        return (_rasterize_smooth if self.exponent else _rasterize)(self, pixel_size, rows, columns)
+
+    def integrals(self, origins: Any, directions: Any) -> jax.Array:
+        """Exact integrals along whole lines, ``[...]``, density × mm; differentiable in the rays and in the phantom.
+
+        Args:
+            origins: ``[..., 2]``, (y, x), mm: a point on each line.
+            directions: ``[..., 2]``, (y, x), of any length but zero; broadcast against ``origins``.
+        """
+        return rays.integrals(self, origins, directions)
+
+    def unit_frames(self) -> tuple[jax.Array, jax.Array]:
+        """``(matrices [count, 2, 2], centers)``: matrix·(point − center) lies in the unit disc when the point is in the ellipse."""
+        (b, a), cos, sin = self.semi_axes.T, jnp.cos(self.rotation), jnp.sin(self.rotation)
+        return jnp.stack([jnp.stack([cos / b, -sin / b], -1), jnp.stack([sin / a, cos / a], -1)], -2), self.centers
 
     def project(self, angles: Any, positions: Any, bin_width: float | jax.Array | None = None) -> jax.Array:
         """The exact parallel-beam sinogram, ``[view, detector]``.
@@ -110,8 +114,10 @@ class Ellipses:
     def fourier(self, fy: Any, fx: Any) -> jax.Array:
         """The exact Fourier transform ∫∫ f(y, x) exp(−2πi(fx·x + fy·y)) dx dy, complex, of the broadcast shape of its arguments.
 
-        ``fy``, ``fx`` in cycles/mm. The Bessel function J₁ in it is accurate to 1e-7 (absolute, of its maximum).
+        ``fy``, ``fx`` in cycles/mm. The Bessel function J₁ in it is accurate to 1e-7 (absolute, of its maximum). Only for exponent 0.
         """
+        if self.exponent:
+            check.fail("exponent", "0: only the transform of uniform ellipses is at hand", str(self.exponent))
         return _fourier(self, jnp.asarray(check.array("fy", fy)), jnp.asarray(check.array("fx", fx)))
 
 
@@ -172,11 +178,26 @@ def random_ellipses(
     )
 
 
-def _sum(term, ellipses):
-    """Σ over the ellipses of ``term(ellipse)``, one at a time: memory does not grow with their number."""
-    one = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), ellipses)
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(term, one))
-    return jax.lax.scan(lambda total, e: (total + term(e), None), zero, ellipses)[0]
+def settle(phantom: Any, dimension: int, axes: str, rotation_shape: tuple[int, ...], rotation_axes: str) -> None:
+    """Validate the fields of a phantom and bring them to one dtype; called from its ``__post_init__``."""
+    fields = {name: check.array(name, getattr(phantom, name)) for name in ("centers", "semi_axes", "rotation", "density")}
+    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(*fields.values(), jnp.float32))
+    check.ndim("density", fields["density"], 1, rotation_axes.split(",")[0].rstrip("]") + "]")
+    count = np.shape(fields["density"])[0]
+    for name, shape, names in (
+        ("centers", (count, dimension), axes),
+        ("semi_axes", (count, dimension), axes),
+        ("rotation", (count, *rotation_shape), rotation_axes),
+    ):
+        check.shape(name, fields[name], shape, names, "One row for each density.")
+    for name, value in fields.items():
+        check.real(name, value)
+        check.finite(name, value)
+        object.__setattr__(phantom, name, jnp.asarray(value, dtype))
+    check.minimum("semi_axes", fields["semi_axes"], 0.0, strict=True)
+    if isinstance(phantom.exponent, bool) or not isinstance(phantom.exponent, (int, np.integer)) or phantom.exponent < 0:
+        check.fail("exponent", "an integer ≥ 0", repr(phantom.exponent))
+    object.__setattr__(phantom, "exponent", int(phantom.exponent))
 
 
 @jax.jit
@@ -187,29 +208,22 @@ def _project(ellipses, angles, positions, bin_width):
         (y, x), (b, a) = e.centers, e.semi_axes
         radius = jnp.hypot(a * jnp.cos(angles - e.rotation), b * jnp.sin(angles - e.rotation))[:, None]  # half of the shadow
         s = positions - (x * cos + y * sin)
+        profile = e.exponent + 0.5  # the shadow of (1−r²)ᵏ is (1−t²)ᵏ⁺¹ᐟ² times a constant
+        mass = rays.full(e.exponent) * e.density * a * b
         if bin_width is None:
-            return 2 * e.density * a * b / radius * _half_chord(s / radius)
+            return mass / radius * rays.power(s / radius, profile)
         upper, lower = (s + bin_width / 2) / radius, (s - bin_width / 2) / radius
-        return e.density * a * b / bin_width * (_segment(upper) - _segment(lower))
+        return mass / bin_width * (rays.power_integral(upper, profile) - rays.power_integral(lower, profile))
 
-    return _sum(term, ellipses)
-
-
-def _half_chord(t):
-    """√(1−t²), zero outside [−1, 1], with derivative zero there."""
-    inside = jnp.abs(t) < 1
-    t = jnp.where(inside, t, 0)
-    return jnp.where(inside, jnp.sqrt((1 - t) * (1 + t)), 0)
+    return rays.sum_over(term, ellipses)
 
 
-@jax.custom_jvp
-def _segment(t):
-    """2∫₀ᵗ √(1−s²) ds = t√(1−t²) + arcsin t, constant outside [−1, 1]."""
-    t = jnp.clip(t, -1, 1)
-    return t * jnp.sqrt((1 - t) * (1 + t)) + jnp.arcsin(t)
-
-
-_segment.defjvps(lambda dt, out, t: 2 * _half_chord(t) * dt)  # arcsin alone would give ∞·0 at the rim
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _rasterize_smooth(ellipses, pixel_size, rows, columns):
+    offsets, weights = rays.nodes(4, ellipses.exponent)
+    y = jnp.asarray((np.arange(rows) - (rows - 1) / 2)[:, None] + offsets, ellipses.density.dtype) * pixel_size
+    lines = rays.row_averages(ellipses, [y], columns, pixel_size)
+    return (lines * jnp.asarray(weights, lines.dtype)[:, None]).sum(1)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -234,7 +248,7 @@ def _rasterize(ellipses, pixel_size, rows, columns):
         reach = 1 + math.sqrt(2) * pixel_size / jnp.minimum(a, b)
         return e.density * jnp.where(covered, 1, jnp.where(square[:-1, :-1] > reach**2, 0, area))
 
-    return _sum(term, ellipses)
+    return rays.sum_over(term, ellipses)
 
 
 def _edge(px, py, dx, dy):
@@ -269,7 +283,7 @@ def _fourier(ellipses, fy, fx):
         amplitude = 2 * math.pi * e.density * a * b * _jinc(square)
         return jax.lax.complex(amplitude * jnp.cos(phase), amplitude * jnp.sin(phase))
 
-    return _sum(term, ellipses)
+    return rays.sum_over(term, ellipses)
 
 
 def _jinc(square):

@@ -1,6 +1,7 @@
 """Energies: real functions of an image with gradient and proximal map."""
 
 from diffimg.energy.base import ComposedEnergy, Energy, EnergySum, ScaledEnergy, Zero
+from diffimg.energy.compound_poisson import CompoundPoisson
 from diffimg.energy.data import GaussianLikelihood, LeastSquares
 from diffimg.energy.group import GroupL1
 from diffimg.energy.noise import Gaussian, Noise, Poisson, PoissonGaussian, Transmission
@@ -14,6 +15,7 @@ __all__ = [
     "L1",
     "Box",
     "ComposedEnergy",
+    "CompoundPoisson",
     "DualState",
     "Energy",
     "EnergySum",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["cli", "compare", "config", "doctor", "pictures", "recipes", "report", "run", "sweep"]
+__all__ = ["cli", "compare", "config", "doctor", "geometry_picture", "pictures", "recipes", "report", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,40 +1,57 @@
 """Forward models: operators, their algebra, and geometries."""
 
+from diffimg.forward import xray
 from diffimg.forward.algebra import Adjoint, Compose, Linearized, Normal, Scaled, Stack, Sum
 from diffimg.forward.basic import Diagonal, Function, Identity, Matrix
 from diffimg.forward.blur import Blur, gaussian_psf, transfer_function, wiener
+from diffimg.forward.channelwise import Channelwise
+from diffimg.forward.cone_beam import ConeBeam, Helical
+from diffimg.forward.fan_beam import FanBeam
 from diffimg.forward.geometry import ParallelBeam
+from diffimg.forward.modular import Modular
 from diffimg.forward.operator import Operator
 from diffimg.forward.phase_retrieval import CodedDiffraction, PhaseRetrieval
+from diffimg.forward.poses import Poses
 from diffimg.forward.radon import Radon
 from diffimg.forward.sampling import Downsample, Inpaint
 from diffimg.forward.stencil import Gradient, Laplacian
 from diffimg.forward.wavelet import Wavelet
+from diffimg.forward.xray_scatter import ScatterKernel
+from diffimg.forward.xray_transmission import PolyenergeticTransmission
 
 __all__ = [
     "Adjoint",
     "Blur",
+    "Channelwise",
     "CodedDiffraction",
     "Compose",
+    "ConeBeam",
     "Diagonal",
     "Downsample",
+    "FanBeam",
     "Function",
     "Gradient",
+    "Helical",
     "Identity",
     "Inpaint",
     "Laplacian",
     "Linearized",
     "Matrix",
+    "Modular",
     "Normal",
     "Operator",
     "ParallelBeam",
     "PhaseRetrieval",
+    "PolyenergeticTransmission",
+    "Poses",
     "Radon",
     "Scaled",
+    "ScatterKernel",
     "Stack",
     "Sum",
     "Wavelet",
     "gaussian_psf",
     "transfer_function",
     "wiener",
+    "xray",
 ]

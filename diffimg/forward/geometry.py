@@ -6,12 +6,13 @@ import math
 import warnings
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffimg.core import check
-from diffimg.core.pytree import pytree, static, summary
+from diffimg.core.pytree import pytree, static
+from diffimg.forward import scan_fields as fields
+from diffimg.forward.scan_fields import centred
 
 
 @pytree
@@ -44,18 +45,15 @@ class ParallelBeam:
     detector_offset: Any = 0.0
 
     def __post_init__(self):
-        shape = self.image_shape
-        if not isinstance(shape, (tuple, list)) or len(shape) != 2:
-            check.fail("image_shape", "two integers (ny, nx)", repr(shape), "A stack of slices is a batch: it stays out of the geometry.")
-        fields = {
-            "image_shape": tuple(check.positive_int("image_shape", n) for n in shape),
-            "angles": _angles(self.angles),
+        values = {
+            "image_shape": fields.image_shape(self.image_shape),
+            "angles": fields.angles(self.angles),
             "detector_count": check.positive_int("detector_count", self.detector_count),
-            "pixel_size": _length("pixel_size", self.pixel_size),
-            "detector_spacing": _length("detector_spacing", self.detector_spacing),
-            "detector_offset": _offset(self.detector_offset),
+            "pixel_size": fields.length("pixel_size", self.pixel_size),
+            "detector_spacing": fields.length("detector_spacing", self.detector_spacing),
+            "detector_offset": fields.offset(self.detector_offset),
         }
-        for name, value in fields.items():
+        for name, value in values.items():
             object.__setattr__(self, name, value)
         if self.sees_whole_object is False:
             need = math.ceil((self.diagonal + 2 * abs(float(self.detector_offset))) / self.detector_spacing)
@@ -101,69 +99,14 @@ class ParallelBeam:
         half = self.detector_count * self.detector_spacing / 2 - abs(float(self.detector_offset))
         return half >= self.diagonal / 2 * (1 - 1e-6)
 
+    @property
+    def field_of_view(self) -> Any:
+        """Diameter of the centred circle that every view sees whole, mm; 0 where the centre is missed."""
+        return 2 * jnp.maximum(self.detector_count * self.detector_spacing / 2 - jnp.abs(self.detector_offset), 0)
+
+    def subset(self, index: Any) -> ParallelBeam:
+        """The geometry of some of the views: a slice or integers ``[n]``, which may be traced (their number is static)."""
+        return fields.select_views(self, index, self.view_count)
+
     def __repr__(self):
-        parts = [f"image_shape={self.image_shape}", f"angles={_angles_repr(self.angles)}", f"detector_count={self.detector_count}"]
-        parts += [f"{name}={getattr(self, name)!r}" for name in ("pixel_size", "detector_spacing")]
-        offset = self.detector_offset
-        parts.append(f"detector_offset={float(offset)!r}" if check.is_concrete(offset) else f"detector_offset={summary(offset)}")
-        return f"ParallelBeam({', '.join(parts)})"
-
-
-def centred(count: int) -> np.ndarray:
-    """Indices 0 … count−1 counted from the centre (count−1)/2, float64."""
-    return np.arange(count) - (count - 1) / 2
-
-
-def _angles(angles):
-    """Concrete lists and NumPy arrays become float64 (float32 stays), so that tables can be built from them in full precision."""
-    if isinstance(angles, (int, float)) or not isinstance(angles, (jax.Array, np.ndarray)):
-        angles = check.array("angles", angles, "Pass a vector of radians, e.g. np.linspace(0, np.pi, 180, endpoint=False).")
-    check.ndim("angles", angles, 1, "[view]", "Pass a vector of radians, one a view.")
-    check.real("angles", angles, "Pass radians.")
-    if angles.shape[0] == 0:
-        check.fail("angles", "at least one view", "an empty array", "Pass e.g. np.linspace(0, np.pi, 180, endpoint=False).")
-    if not jnp.issubdtype(angles.dtype, jnp.floating):
-        angles = angles.astype(np.float64 if isinstance(angles, np.ndarray) else jnp.float32)
-    check.finite("angles", angles, "Drop the views without a known angle.")
-    if check.is_concrete(angles) and float(np.max(np.abs(np.asarray(angles)))) > 4 * math.pi:
-        warnings.warn(
-            f"angles: expected radians, got values up to {float(np.max(np.abs(np.asarray(angles)))):g}, beyond 4π. "
-            "If they are degrees, pass np.deg2rad(angles).",
-            UserWarning,
-            stacklevel=4,
-        )
-    return angles
-
-
-def _length(name, value):
-    if isinstance(value, (bool, str)) or not np.isscalar(value) or not np.isreal(value) or not math.isfinite(value) or value <= 0:
-        check.fail(
-            name, "a positive number of mm", check.describe(value), "Lengths are static Python floats; rescale the image to trace them."
-        )
-    return float(value)
-
-
-def _offset(value):
-    if not isinstance(value, (jax.Array, np.ndarray)):
-        value = check.array("detector_offset", value, "Pass one shift in mm.")
-    check.ndim("detector_offset", value, 0, "", "Pass one shift in mm for all views.")
-    check.real("detector_offset", value)
-    check.finite("detector_offset", value)
-    return value if isinstance(value, jax.Array) else float(value)
-
-
-def _angles_repr(angles):
-    if not check.is_concrete(angles):
-        return summary(angles)
-    values = np.asarray(angles)
-    kind = "" if values.dtype == np.float64 else f", dtype=np.{values.dtype.name}"
-    first, last, n = float(values[0]), float(values[-1]), len(values)
-    if n > 2:
-        stop = first + (last - first) * (n / (n - 1))
-        eighth = math.pi / 4
-        candidates = [(round(stop / eighth) * eighth, False), (last, True)]
-        candidates += [(stop + ulps * float(np.spacing(stop)), False) for ulps in range(-4, 5)]
-        for end, endpoint in candidates:
-            if np.array_equal(np.linspace(first, end, n, endpoint=endpoint).astype(values.dtype), values):
-                return f"np.linspace({first!r}, {end!r}, {n}{'' if endpoint else ', endpoint=False'}{kind})"
-    return f"np.array({values.tolist()!r}{kind})"
+        return fields.geometry_text(self)

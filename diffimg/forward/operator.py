@@ -201,7 +201,9 @@ def _tangent(op, direction, x):
 
 
 def _transpose_tangent(op, direction, y):
-    zero = jax.tree.map(lambda d: jnp.zeros(d.shape, _domain_dtype(d.dtype, y)), op.domain)
+    first = jnp.shape(jax.tree.leaves(y)[0])
+    lead = first[: len(first) - len(jax.tree.leaves(op.codomain)[0].shape)]  # of an operator that takes batches itself
+    zero = jax.tree.map(lambda d: jnp.zeros(lead + d.shape, _domain_dtype(d.dtype, y)), op.domain)
     return jax.vjp(lambda x: _tangent(op, direction, x), zero)[1](y)[0]
 
 

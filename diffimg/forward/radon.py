@@ -1,4 +1,4 @@
-"""The Radon transform of parallel rays: the front door to its two methods."""
+"""The Radon transform along the rays of any scan: the front door to its methods."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from jax import ShapeDtypeStruct
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
+from diffimg.forward import radon_divergent as divergent
 from diffimg.forward import radon_fourier as fourier
 from diffimg.forward import radon_joseph as joseph
+from diffimg.forward.divergent import Divergent
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.operator import Operator
 from diffimg.forward.radon_prepared import over_images, prepare
 
-METHODS = ("auto", "fourier", "joseph")
+METHODS = ("auto", "fourier", "joseph", "distance-driven")
 
 
 @pytree
 class Radon(Operator):
-    """Line integrals of an image (image value × mm): ``[..., ny, nx]`` → ``[..., view, detector]``.
+    """Line integrals of an image (image value × mm): ``[..., ny, nx]`` → ``[..., view, detector]``, or of a volume
+    ``[..., nz, ny, nx]`` → ``[..., view, row, column]``.
 
-    Linear in the image; differentiable to any order in the image, the angles and the detector's offset.
+    Linear in the image; differentiable to any order in the image and in every leaf of the geometry.
 
     Args:
-        geometry: the rays, a ``ParallelBeam``.
-        method: ``"fourier"`` reads the projections off an oversampled FFT (central slice theorem), which is by far the
-            faster one; ``"joseph"`` steps through the image and interpolates linearly (Joseph, IEEE Trans. Med. Imaging 1
-            (1982) 192), exact for its discrete model. ``"auto"`` is ``"fourier"``.
+        geometry: the rays: ``ParallelBeam``, ``FanBeam``, ``ConeBeam``, ``Helical`` or ``Modular``.
+        method: ``"fourier"`` (parallel rays) reads the projections off an oversampled FFT (central slice theorem), which is by far the
+            faster one; ``"joseph"`` (parallel rays, and cone beams in any pose) steps through the image and interpolates linearly
+            (Joseph, IEEE Trans. Med. Imaging 1 (1982) 192); ``"distance-driven"`` (fan beams, and cone beams whose detector columns are
+            parallel to z) averages the image over each detector cell (De Man & Basu, Phys. Med. Biol. 49 (2004) 2463). The latter two
+            are exact for their discrete models. ``"auto"`` takes the first of "fourier", "distance-driven", "joseph" that there is.
         image_model: what a pixel's value stands for (Fourier method): ``"pixel"``, a square of constant value, or
             ``"band-limited"``, a sample of an image without frequencies beyond the pixel grid's. The first rings less at edges; the
             second is closer to the projections of the object itself (0.0059 against 0.0077 on an area-averaged phantom, see the
@@ -41,7 +46,7 @@ class Radon(Operator):
         ValueError: unknown names, or an image that does not fit the geometry.
     """
 
-    geometry: ParallelBeam
+    geometry: ParallelBeam | Divergent
     method: str = static(default="auto")
     image_model: str = static(default="pixel")
     detector_model: str = static(default="bin")
@@ -50,19 +55,20 @@ class Radon(Operator):
     batched = True
 
     def __post_init__(self):
-        if not isinstance(self.geometry, ParallelBeam):
-            check.fail(
-                "geometry", "a ParallelBeam", type(self.geometry).__name__, "Radon(ParallelBeam(image_shape, angles, detector_count))."
-            )
+        if not isinstance(self.geometry, (ParallelBeam, Divergent)):
+            kinds, remedy = "a ParallelBeam, FanBeam, ConeBeam, Helical or Modular", "Radon(ParallelBeam(image_shape, angles, detector_count))."
+            check.fail("geometry", kinds, type(self.geometry).__name__, remedy)
         check.one_of("method", self.method, METHODS)
+        if isinstance(self.geometry, Divergent):
+            divergent.method(self.geometry, self.method)
+        elif self.method == "distance-driven":
+            check.fail("method", "'fourier' or 'joseph' for parallel rays", repr(self.method), "'fourier' averages over the cells too.")
         check.one_of("image_model", self.image_model, fourier.IMAGE_MODELS)
         check.one_of("detector_model", self.detector_model, fourier.DETECTOR_MODELS)
         if check.positive_int("width", self.width) not in range(2, 17):
             check.fail("width", "2 to 16 taps", str(self.width))
-        if self.method == "joseph" and (self.image_model, self.detector_model) != ("pixel", "bin"):
-            check.fail(
-                "image_model, detector_model", "none with method='joseph', which interpolates linearly", "others", "Use method='fourier'."
-            )
+        if self._kind != "fourier" and (self.image_model, self.detector_model) != ("pixel", "bin"):
+            check.fail("image_model, detector_model", "none beside method='fourier'", "others", "The other methods have a model of their own.")
 
     @property
     def domain(self):
@@ -74,12 +80,16 @@ class Radon(Operator):
 
     def __call__(self, x):
         g = self.geometry
+        if isinstance(g, Divergent):
+            return divergent.forward(g, x, self._kind)
         if self.method == "joseph":
             return joseph.forward(g, x)
         return over_images(lambda v: fourier.forward(self._plan, g.angles, g.detector_offset, v), x)
 
     def adjoint(self, y):
         g = self.geometry
+        if isinstance(g, Divergent):
+            return divergent.adjoint(g, y, self._kind)
         if self.method == "joseph":
             return joseph.adjoint(g, y)
         return over_images(lambda v: fourier.adjoint(self._plan, g.angles, g.detector_offset, v), y)
@@ -88,10 +98,10 @@ class Radon(Operator):
         """The operator with its tables computed, 3–10 times faster and with a Toeplitz ``normal``.
 
         The tables need a concrete geometry: where it is traced (inside ``jit`` or a derivative with respect to it), the
-        operator itself is returned, which keeps such derivatives right. The Joseph method has no tables.
+        operator itself is returned, which keeps such derivatives right. The other methods have no tables.
         """
         g = self.geometry
-        if self.method == "joseph" or not (check.is_concrete(g.angles) and check.is_concrete(g.detector_offset)):
+        if self._kind != "fourier" or not (check.is_concrete(g.angles) and check.is_concrete(g.detector_offset)):
             return self
         return prepare(g, self._plan)
 
@@ -99,5 +109,11 @@ class Radon(Operator):
     def _plan(self):
         return fourier.plan(self.geometry, self.image_model, self.detector_model, self.width)
 
+    @property
+    def _kind(self):
+        if isinstance(self.geometry, Divergent):
+            return divergent.method(self.geometry, self.method)
+        return "fourier" if self.method == "auto" else self.method
+
     def _name(self):
-        return f"Radon[{'fourier' if self.method == 'auto' else self.method}]"
+        return f"Radon[{self._kind}]"

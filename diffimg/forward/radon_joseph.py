@@ -30,6 +30,7 @@ from jax import lax
 from diffimg.core import check
 from diffimg.core.pair import Pair, paired
 from diffimg.core.pytree import pytree, static
+from diffimg.forward.gathers import split, take
 from diffimg.forward.geometry import ParallelBeam
 
 _GATHERS = 8  # table look-ups in one compiled loop body: fewer passes over the accumulator, still vectorised
@@ -155,7 +156,7 @@ def _gather_lines(lines, x):
     tables = [(padded[..., 1:] - padded[..., :-1]).reshape(count, -1)]
     if lines.order == 0:
         tables.append(padded[..., :-1].reshape(count, -1))
-    xs = _split((jnp.arange(count, dtype=real), *tables), _GATHERS // 2)
+    xs = split((jnp.arange(count, dtype=real), *tables), _GATHERS // 2)
 
     first = jnp.where(lines.steep, (nx - 1) / 2, (ny - 1) / 2).astype(real)
     size = jnp.where(lines.steep, ny, nx).astype(real)
@@ -167,9 +168,9 @@ def _gather_lines(lines, x):
         for index, difference, *value in zip(*rows, strict=True):
             position = jnp.clip(t * lines.slope[:, None] + (lines.shear * index + start)[:, None], 0, size[:, None] + 2)
             cell = position.astype(jnp.int32)
-            sample = _take(difference, table + cell)
+            sample = take(difference, table + cell)
             if value:
-                sample = _take(value[0], table + cell) + (position - cell.astype(real)) * sample
+                sample = take(value[0], table + cell) + (position - cell.astype(real)) * sample
             total = total + sample
         return total, None
 
@@ -196,7 +197,7 @@ def _gather_cells(lines, y):
     padded = jnp.pad(jnp.swapaxes(y, 0, 1), ((0, 0), (0, 0), (taps, taps)))
     width = lines.detector_count + taps + 1
     tables = (padded[..., k : k + width].reshape(padded.shape[0], -1) for k in range(taps))
-    xs = _split((lines.slope, along_x, along_y, start, lines.steep, *tables), max(1, _GATHERS // taps))
+    xs = split((lines.slope, along_x, along_y, start, lines.steep, *tables), max(1, _GATHERS // taps))
     px, py = _centred(nx, real), _centred(ny, real)[:, None]
     table = width * jnp.arange(y.shape[0], dtype=jnp.int32)[:, None, None]
 
@@ -209,7 +210,7 @@ def _gather_cells(lines, y):
             for k, cell in enumerate(cells):
                 u = slope * (k + 1 - reach - distance)
                 weight = jnp.maximum(0, 1 - jnp.abs(u)) if lines.order == 0 else _hat_derivative(u)
-                total = total + weight * _take(cell, table + first)
+                total = total + weight * take(cell, table + first)
             if lines.moment:
                 total = total * jnp.where(steep, px, py)
             image = image + total
@@ -224,28 +225,3 @@ _PAIR = Pair(_gather_lines, _gather_cells, _project_tangent, _backproject_tangen
 def _hat_derivative(u):
     """h'(u), continuous from the right like floor."""
     return jnp.where((u >= -1) & (u < 0), 1, jnp.where((u >= 0) & (u < 1), -1, 0)).astype(u.dtype)
-
-
-def _take(table, index):
-    """table[index] for an index known to be inside: no wrapping, no fill, so that the loop around it vectorises."""
-    numbers = lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
-    return lax.gather(table, index[..., None], numbers, (1,), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
-
-
-def _split(arrays, chunk):
-    """Arrays with one leading length as scan inputs of ``chunk`` separate entries a step, fewer where the loop is short.
-
-    Separate operands, not slices of one: XLA vectorises a gather only from a whole buffer. The length is filled up by
-    repeating geometry and appending zeros of data.
-    """
-    length = arrays[0].shape[0]
-    chunk = max(1, min(chunk, length // 16))
-    fill = -length % chunk
-    out = []
-    for a in arrays:
-        if fill and a.ndim == 1:
-            a = jnp.concatenate([a, jnp.broadcast_to(a[-1:], (fill,))])
-        elif fill:
-            a = jnp.pad(a, ((0, fill), (0, 0)))
-        out.append(tuple(a[k::chunk] for k in range(chunk)))
-    return tuple(out)

@@ -83,3 +83,52 @@ def test_scan_checkpoint_and_lowering():
     assert np.isfinite(jax.grad(loss)(X)).all()
     for platform in ("cpu", "cuda", "rocm", "tpu"):
         jax.export.export(jax.jit(f), platforms=[platform])(W, X)
+
+
+def curved(w, x):
+    """Nonlinear in its parameters (one of them an integer), linear in x."""
+    weights, power = w
+    return jnp.sin(weights) ** power * (MATRIX @ x)
+
+
+def curved_transpose(w, y):
+    return MATRIX.T @ (jnp.sin(w[0]) ** w[1] * y)
+
+
+def curved_tangent(w, dw, x):
+    return jax.jvp(lambda v: curved((v, w[1]), x), (w[0],), (dw[0],))[1]
+
+
+def curved_transpose_tangent(w, dw, y):
+    return jax.jvp(lambda v: curved_transpose((v, w[1]), y), (w[0],), (dw[0],))[1]
+
+
+def curved_gradient(w, x, y):
+    return (jax.grad(lambda v: jnp.vdot(y, curved((v, w[1]), x)))(w[0]), w[1])
+
+
+TRILINEAR = Pair(curved, curved_transpose, curved_tangent, curved_transpose_tangent, curved_gradient)
+POWER = np.int32(2)
+
+
+def test_gradient_in_the_parameters_in_every_mode_and_order():
+    own = lambda w, x: paired(TRILINEAR, (w, POWER), x)  # noqa: E731
+    plain = lambda w, x: curved((w, POWER), x)  # noqa: E731
+    back = lambda q: lambda w, y: jax.linear_transpose(lambda x: q(w, x), jnp.asarray(X))(y)[0]  # noqa: E731
+    y, ws, xs = jnp.cos(W), np.stack([W, W / 3]), np.stack([X, 2 * X])
+    for quantity in (
+        lambda f: jax.grad(lambda w: jnp.sum(f(w, X) ** 3))(W),
+        lambda f: jax.hessian(lambda w: jnp.sum(f(w, X) ** 3))(W),
+        lambda f: jax.jvp(lambda w: f(w, X), (W,), (y,))[1],
+        lambda f: jax.grad(lambda w: jnp.sum(back(f)(w, y) ** 3))(W),
+        lambda f: jax.hessian(lambda w: jnp.sum(back(f)(w, y) ** 3))(W),
+        lambda f: jax.jacrev(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), 1)(W, X),
+        lambda f: jax.jacfwd(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3), 1))(W, X),
+        lambda f: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), (0, None))(ws, X),
+        lambda f: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), (None, 0))(W, xs),
+        lambda f: jax.grad(lambda w: jnp.sum(jax.vmap(f, (None, 0))(w, xs) ** 3))(W),
+        lambda f: jax.grad(lambda w: jnp.sum(jax.vmap(f)(w, xs) ** 3))(ws),
+        lambda f: jax.jit(jax.hessian(lambda w: jnp.sum(jax.vmap(f, (0, None))(w, X) ** 2)))(ws),
+        lambda f: jax.vmap(jax.hessian(lambda w: jnp.sum(f(w, X) ** 3)))(ws),
+    ):
+        np.testing.assert_allclose(quantity(own), quantity(plain), rtol=2e-4, atol=1e-4)

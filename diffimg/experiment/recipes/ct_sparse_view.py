@@ -19,8 +19,10 @@ class Data(Section):
     """The object: a slice out of an installed package, or a file."""
 
     sample: str = "ct_head"
-    file: str | None = None  # instead of the sample: DICOM (HU), or .npy [y, x] in 1/mm
-    pixel_size: float | None = Field(default=None, gt=0)  # mm, of a .npy file
+    file: str | None = None  # instead of the sample: DICOM (a file or a series' folder), NIfTI, TIFF, or .npy [y, x] in 1/mm
+    slice: int | None = Field(default=None, ge=0)  # of a volume, from the feet; None: the middle one
+    unit: Literal["HU", "1/mm", "1"] | None = None  # of a file that does not tell (NIfTI, TIFF); "1" is scaled to water
+    pixel_size: float | None = Field(default=None, gt=0)  # mm; instead of what the file says (.npy: nothing)
     size: int = Field(default=256, ge=16, le=2048)  # side of the grid reconstructed on, pixels
     refinement: int = Field(default=2, ge=2, le=8)  # simulation cells along one side of a pixel
 
@@ -138,36 +140,43 @@ class Measurement:
     source: str
 
 
-def read_image(file: str, pixel_size: float | None) -> Any:
-    """A slice out of a file as a ``diffimg.data.Sample``: DICOM, or .npy with attenuation in 1/mm."""
+def read_image(file: str, pixel_size: float | None, position: int | None = None, unit: str | None = None) -> Any:
+    """A slice out of a file as a ``diffimg.data.Sample``: DICOM, NIfTI, TIFF, or .npy with attenuation in 1/mm.
+
+    Nothing of the patient comes with it: the readers hand on pixels, spacing and unit only.
+    """
     import numpy as np
 
-    from diffimg.data import Sample
+    from diffimg.data import Sample, read
 
     name = Path(file).name
     try:
         if file.endswith(".npy"):
-            image, spacing, unit = np.load(file, allow_pickle=False), (pixel_size or 1.0,) * 2, "1/mm"
+            image, spacing, found = np.load(file, allow_pickle=False), (pixel_size or 1.0,) * 2, "1/mm"
         else:
-            import pydicom
-
-            dataset = pydicom.dcmread(file)
-            image = dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
-            spacing, unit = tuple(map(float, dataset.get("PixelSpacing", (1, 1)))), "HU" if dataset.get("Modality") == "CT" else "1"
+            volume = read(file)
+            image, found = volume.image, volume.unit
+            spacing = (pixel_size,) * 2 if pixel_size else volume.grid.spacing[-2:]
+            if image.ndim == 3:
+                at = len(image) // 2 if position is None else position
+                if at >= len(image):
+                    raise ConfigError(f"data.slice: expected 0 to {len(image) - 1}, got {at}. {name} has {len(image)} slices.")
+                image = image[at]
         image = np.asarray(image, np.float32)
-    except ImportError:
+    except (ImportError, ConfigError):
         raise
     except Exception as error:  # readers raise many kinds
-        reason = f"{type(error).__name__}: {error}".replace(file, name)
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"data.file: expected a readable DICOM or .npy file, got {name} ({reason}). Check the path and the format."
+            f"data.file: expected a readable DICOM, NIfTI, TIFF or .npy file, got {name} ({reason.replace(file, name)}). "
+            "Check the path and the format."
         ) from error
     if image.ndim != 2 or not np.isfinite(image).all() or not np.ptp(image) > 0:
         raise ConfigError(
             f"data.file: expected one image [y, x] of finite values that are not all the same, got shape {image.shape} in {name}. "
             "Take one slice, and replace NaN and Inf."
         )
-    return Sample(name, image, spacing, unit, f"file {name}", "as stated by its owner")
+    return Sample(name, image, spacing, unit or found, f"file {name}", "as stated by its owner")
 
 
 def measure(config: Config) -> Measurement:
@@ -185,8 +194,8 @@ def measure(config: Config) -> Measurement:
     from diffimg.forward.geometry import ParallelBeam
     from diffimg.forward.radon import Radon
 
-    scan, factor = config.geometry, config.data.refinement
-    chosen = read_image(config.data.file, config.data.pixel_size) if config.data.file else config.data.sample
+    data, scan, factor = config.data, config.geometry, config.data.refinement
+    chosen = read_image(data.file, data.pixel_size, data.slice, data.unit) if data.file else data.sample
     try:
         ct = slice_for_ct(chosen, config.data.size, factor)
     except ValueError as error:

@@ -1,0 +1,90 @@
+"""Every iterative method in one line, on data that were not simulated on its own grid."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffimg import ct
+from diffimg.data import shepp_logan
+from diffimg.energy import HuberTV, Transmission
+from diffimg.forward import FanBeam, ParallelBeam, Radon
+
+N, VIEWS = 32, 40
+GEOMETRY = ParallelBeam((N, N), np.linspace(0, np.pi, VIEWS, endpoint=False), 47)
+PHANTOM = shepp_logan(N / 2)
+TRUTH = np.asarray(PHANTOM.rasterize((N, N)))
+CLEAN = np.asarray(PHANTOM.project(GEOMETRY.angles, GEOMETRY.detector_positions, 1.0), np.float32)
+NOISY = np.asarray(Transmission(5e3, floor=1.0).noise(jax.random.key(0), jnp.asarray(CLEAN) / 10) * 10)
+
+
+def error(x):
+    return float(np.sqrt(np.mean((np.asarray(x) - TRUTH) ** 2)))
+
+
+FLAT = error(np.full_like(TRUTH, TRUTH.mean()))
+METHODS = {
+    "sirt": (functools.partial(ct.sirt, steps=60, relaxation=1.5), 0.5),
+    "sart": (functools.partial(ct.sart, steps=2, relaxation=0.4), 0.4),
+    "os-sart": (ct.os_sart, 0.4),
+    "cgls": (functools.partial(ct.cgls, steps=8), 0.5),
+    "mlem": (functools.partial(ct.mlem, steps=40), 0.5),
+    "osem": (ct.osem, 0.5),
+    "pwls": (functools.partial(ct.pwls, weights=Transmission(5e3).weights(jnp.asarray(NOISY / 10)), penalty=HuberTV(500.0, 0.05)), 0.4),
+    "fista-tv": (functools.partial(ct.fista_tv, weight=0.5, steps=40), 0.3),
+    "fista-tv, joseph": (functools.partial(ct.fista_tv, weight=0.5, steps=40, method="joseph"), 0.3),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "joseph" in n else n for n in METHODS])
+def test_every_method_reconstructs(name):
+    method, fraction = METHODS[name]
+    result = method(np.maximum(NOISY, 0), GEOMETRY).check()
+    assert result.x.shape == (N, N) and result.x.dtype == jnp.float32
+    assert error(result.x) < fraction * FLAT
+    if name != "cgls":
+        assert float(result.x.min()) >= 0
+
+
+def test_batches_weights_and_starts():
+    dead = np.ones(47, np.float32)
+    dead[20] = 0
+    y = np.stack([CLEAN, CLEAN[:, ::-1]])
+    y[..., 20] = 99.0
+    result = ct.os_sart(y, GEOMETRY, 3, weights=dead, upper=1.0)
+    assert result.x.shape == (2, N, N) and error(result.x[0]) < 0.5 * FLAT and float(result.x.max()) <= 1
+    warm = ct.os_sart(y, GEOMETRY, 3, weights=dead, upper=1.0, x0=result.x)
+    assert error(warm.x[0]) < error(result.x[0])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ct.os_sart, pytest.param(functools.partial(ct.pwls, weights=1.0), marks=pytest.mark.slow)],
+    ids=["os-sart", "pwls"],
+)
+def test_fan_beam(method):
+    fan = FanBeam((N, N), np.linspace(0, 2 * np.pi, VIEWS, endpoint=False), 80, 100.0, 60.0)
+    result = method(Radon(fan)(TRUTH.astype(np.float32)), fan, 8)
+    assert error(result.x) < 0.3 * FLAT
+
+
+@pytest.mark.slow
+def test_subsets_of_pwls_keep_enough_views_for_the_momentum():
+    y = Radon(GEOMETRY, method="joseph")(TRUTH.astype(np.float32))
+    few = ct.pwls(y, GEOMETRY, 30, weights=1.0, objective_every=1).objective
+    assert few[30] < 0.1 * few[10] < 0.01 * few[0]
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="y: expected finite values"):
+        ct.sirt(np.full_like(CLEAN, np.nan), GEOMETRY)
+    with pytest.raises(ValueError, match=r"y: expected shape .*40, 47"):
+        ct.cgls(CLEAN.T, GEOMETRY)
+    with pytest.raises(ValueError, match="negative"):
+        ct.osem(NOISY - 5, GEOMETRY)
+    with pytest.raises(ValueError, match="Take 5 or 8 subsets"):
+        ct.os_sart(CLEAN, GEOMETRY, subsets=7)
+    with pytest.raises(ValueError, match="prepare=False"):
+        ct.os_sart(CLEAN, GEOMETRY, subsets=8, method="fourier", prepare=True)
