@@ -39,3 +39,12 @@ def split(arrays: tuple, chunk: int, block: int = 1) -> tuple:
         parts = (a[k::chunk] for k in range(chunk))
         out.append(tuple(p if block == 1 else p.reshape(-1, block, *p.shape[1:]) for p in parts))
     return tuple(out)
+
+
+def stored(compute: Any, like: Any, needed: Any) -> Any:
+    """``compute()``, of the shape and dtype of ``like``, kept in memory; zeros where the traced integer ``needed`` is 0.
+
+    XLA on a CPU would compute it anew in everything that reads it, or gather it without vector instructions; it does not look
+    through a loop whose length it does not know.
+    """
+    return lax.fori_loop(0, jnp.minimum(needed, 1), lambda k, v: compute(), jnp.zeros(like.shape, like.dtype))

@@ -56,7 +56,8 @@ class Radon(Operator):
 
     def __post_init__(self):
         if not isinstance(self.geometry, (ParallelBeam, Divergent)):
-            kinds, remedy = "a ParallelBeam, FanBeam, ConeBeam, Helical or Modular", "Radon(ParallelBeam(image_shape, angles, detector_count))."
+            kinds = "a ParallelBeam, FanBeam, ConeBeam, Helical or Modular"
+            remedy = "Radon(ParallelBeam(image_shape, angles, detector_count))."
             check.fail("geometry", kinds, type(self.geometry).__name__, remedy)
         check.one_of("method", self.method, METHODS)
         if isinstance(self.geometry, Divergent):

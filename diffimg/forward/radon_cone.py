@@ -25,7 +25,7 @@ from jax import lax
 from diffimg.core.pair import Pair, paired
 from diffimg.core.pytree import pytree, static
 from diffimg.forward import radon_fan
-from diffimg.forward.gathers import take, take_rows
+from diffimg.forward.gathers import stored, take, take_rows
 from diffimg.forward.poses import Poses
 from diffimg.forward.radon_fan import FanRays
 
@@ -47,7 +47,9 @@ class ConeRays:
     slices: int = static()
 
 
-def rays(poses: Poses, image_shape: tuple[int, ...], sizes: tuple[float, float], shape: tuple[int, int], dtype: Any) -> tuple[ConeRays, Any]:
+def rays(
+    poses: Poses, image_shape: tuple[int, ...], sizes: tuple[float, float], shape: tuple[int, int], dtype: Any
+) -> tuple[ConeRays, Any]:
     """The rays to the edges of the cells, and length / Δm, ``[view, row, column]`` in mm; ``sizes``: slice thickness, pixel size."""
     thickness, pixel = sizes
     rows, columns = shape
@@ -128,7 +130,7 @@ def _columns(cone, x):
 def _line(cone, index, columns):
     """What one line adds to the running integrals over the rows: ``[view, column, edge]``."""
     index = jnp.broadcast_to(index, cone.height.shape)
-    return paired(_ROWS, (cone.fan, index), _heights(cone, index, columns))
+    return _to_cells(cone.fan, index, _heights(cone, index, columns))
 
 
 def _heights(cone, index, columns):
@@ -142,7 +144,7 @@ def _heights(cone, index, columns):
 
 
 def _read(flat, table, position, cells):
-    """Linear interpolation at ``position [..., number]`` in [0, cells] of the parts of ``flat`` that begin at ``table [...]``."""
+    """Linear interpolation at ``position [..., number]`` in [0, cells] of the parts of ``flat`` from ``table [...]`` on."""
     cell = jnp.minimum(position.astype(jnp.int32), cells - 1)
     low, high = (take(flat, table[..., None] + cell + k) for k in (0, 1))
     return low + (position - cell.astype(position.dtype)) * (high - low)
@@ -198,34 +200,22 @@ def _taps(tap, needed, shape, dtype):
     return lax.fori_loop(0, (needed + 2) // 3, step, jnp.zeros(shape, dtype))
 
 
-def _to_cells(geometry, values):
+def _to_cells(fan, index, values):
     """Σ_q overlap / |ρ − t| · values: ``[view, pixel, number]`` → ``[view, cell, number]``."""
-    fan, index = geometry
-    low, high, weight = _segments(fan, index)
-    return weight[..., None] * _overlapping(low, high, values)
-
-
-def _overlapping(low, high, values):
     views, count, width = values.shape
+    low, high, weight = _segments(fan, index)
     start, table = low.astype(jnp.int32), values.reshape(-1, width)
     offset = count * jnp.arange(views, dtype=jnp.int32)[:, None]
 
     def tap(k):
         pixel = start + k
-        return _overlap(low, high, pixel.astype(low.dtype))[..., None] * take_rows(table, offset + jnp.minimum(pixel, count - 1))
+        return (weight * _overlap(low, high, pixel.astype(low.dtype)))[..., None] * take_rows(table, offset + jnp.minimum(pixel, count - 1))
 
     return _taps(tap, jnp.max(jnp.ceil(high) - jnp.floor(low)).astype(jnp.int32), (*low.shape, width), values.dtype)
 
 
-def _to_pixels(geometry, values):
-    """The transpose: ``[view, cell, number]`` → ``[view, pixel, number]``."""
-    fan, index = geometry
-    views, cells, width = values.shape
-    return _onto_pixels(fan, index, values.reshape(-1, width), cells * jnp.arange(views, dtype=jnp.int32)[:, None])
-
-
 def _onto_pixels(fan, index, table, offset):
-    """``_to_pixels`` of rows that begin at ``offset [view, 1]`` of ``table [row, number]``."""
+    """The transpose, of the rows of ``table [cell, number]`` that begin at ``offset [view, 1]``: ``[view, pixel, number]``."""
     cells, count = fan.slopes.shape[1] - 1, max(fan.image_shape)
     low, high, weight = _segments(fan, index)
     distance, shift = _distance(fan, index)[:, None], _pixel_edges(fan, count)
@@ -246,41 +236,14 @@ def _onto_pixels(fan, index, table, offset):
     return _taps(tap, jnp.max(jnp.ceil(last) - jnp.floor(first)).astype(jnp.int32), (*start.shape, table.shape[1]), table.dtype)
 
 
-def _rows_tangent(function):
-    def rule(geometry, direction, values):
-        return jax.jvp(lambda fan: function((fan, geometry[1]), values), (geometry[0],), (direction[0],))[1]
-
-    return rule
-
-
-def _rows_gradient(geometry, values, y):
-    """Of ⟨y, _to_cells(values)⟩: the ends of a cell's segment move over one pixel each."""
-    fan, index = geometry
-    views, count, width = values.shape
-    leaves = (fan.lateral, fan.depth, fan.slopes)
-    (low, high, weight), pullback = jax.vjp(lambda a, b, c: _segments(dataclasses.replace(fan, lateral=a, depth=b, slopes=c), index), *leaves)
-    table, offset = values.reshape(-1, width), count * jnp.arange(views, dtype=jnp.int32)[:, None]
-
-    def at(position):
-        return jnp.sum(y * take_rows(table, offset + jnp.minimum(position.astype(jnp.int32), count - 1)), -1)
-
-    change = jnp.sum(y * _overlapping(low, high, values), (1, 2))[:, None]
-    lateral, depth, slopes = pullback((-weight * at(low), weight * at(high), change))
-    still = {name: jnp.zeros_like(getattr(fan, name)) for name in ("start", "step", "per_radian")}
-    return dataclasses.replace(fan, lateral=lateral, depth=depth, slopes=slopes, **still), jnp.zeros_like(index)
-
-
-_ROWS = Pair(_to_cells, _to_pixels, _rows_tangent(_to_cells), _rows_tangent(_to_pixels), _rows_gradient)
-
-
 def _backproject(cone, y):
     """Lines a few at a time, for each of them all views; first the views with lines of rows, then those with lines of columns."""
     total = jnp.pad(jnp.cumsum(jnp.swapaxes(y, 1, 2), 2), ((0, 0), (0, 0), (1, 0))) * jnp.sign(cone.pitch)[:, None, None]
     order = jnp.argsort(cone.fan.steep, stable=True)
-    fill = -order.shape[0] % _UNROLLED
+    fill = -order.shape[0] % _UNROLLED**2
     order = jnp.pad(order, (0, fill), mode="edge")
-    real = (jnp.arange(order.shape[0]) < order.shape[0] - fill).reshape(-1, _UNROLLED)
-    views = jax.tree.map(lambda v: v[order].reshape(-1, _UNROLLED, *v.shape[1:]), (cone, total))
+    real = (jnp.arange(order.shape[0]) < order.shape[0] - fill).reshape(-1, _UNROLLED, _UNROLLED)
+    views = jax.tree.map(lambda v: v[order].reshape(-1, _UNROLLED, _UNROLLED, *v.shape[1:]), (cone, total))
     ny, nx = cone.fan.image_shape
     flat = _lines_of_views(cone, views, real, False, ny, nx)
     steep = _lines_of_views(cone, views, real, True, nx, ny)
@@ -300,9 +263,15 @@ def _lines_of_views(cone, views, real, steep, lines, pixels):
             (rays, total), real = part
             wanted = real & (rays.fan.steep == steep)
 
+            def step(edges, part):
+                rays, total, wanted = part
+                for k in range(_UNROLLED):
+                    edges = edges + _edges(jax.tree.map(lambda v, k=k: v[k], rays), total[k], wanted[k], index)
+                return edges, None
+
             def add(image):
-                edges = sum(_edges(jax.tree.map(lambda v: v[k], rays), total[k], wanted[k], index) for k in range(_UNROLLED))
-                return image + jnp.diff(edges)
+                zero = jnp.zeros((*image.shape[:2], cone.slices + 1), image.dtype)
+                return image + jnp.diff(lax.scan(step, zero, (rays, total, wanted))[0])
 
             return lax.cond(jnp.any(wanted), add, lambda image: image, image), None
 
@@ -338,25 +307,69 @@ def _gradient(cone, x, y):
     chunks, together = _chunks(cone)
     fill = -y.shape[0] % _views_a_step(cone)
     parts = jnp.pad(spread, ((0, fill), (0, 0), (0, 0))).reshape(-1, _views_a_step(cone), *spread.shape[1:])
+    lines = (jnp.arange(columns.shape[0], dtype=x.dtype), columns)
 
     def some_views(part):
         views, spread = part
-        leaves, tree = jax.tree.flatten(views)
-        moving = [k for k, v in enumerate(leaves) if jnp.issubdtype(v.dtype, jnp.inexact)]
 
         def step(total, line):
-            def value(moved):
-                every = dict(zip(moving, moved, strict=True))
-                return _line(jax.tree.unflatten(tree, [every.get(k, v) for k, v in enumerate(leaves)]), *line)
+            return jax.tree.map(jnp.add, total, _line_gradient(views, *line, spread)), None
 
-            rates = jax.vjp(value, [leaves[k] for k in moving])[1](spread)[0]
-            return jax.tree.map(jnp.add, total, rates), None
-
-        lines = (jnp.arange(columns.shape[0], dtype=x.dtype), columns)
-        rates = lax.scan(step, [jnp.zeros_like(leaves[k]) for k in moving], lines)[0]
-        return jax.tree.unflatten(tree, [dict(zip(moving, rates, strict=True)).get(k, v) for k, v in enumerate(leaves)])
+        zero = jax.tree.map(lambda v: jnp.zeros(v.shape, x.dtype), views)
+        return lax.scan(step, zero, lines)[0]
 
     return jax.tree.map(together, lax.map(some_views, (chunks, parts)))
+
+
+def _line_gradient(cone, index, columns, y):
+    """Of ⟨y, _line⟩; ``y [view, column, edge]``. The sums over edges are matrix products, which are faster than reductions."""
+    real, (views, _, width) = y.dtype, y.shape
+    index, count = jnp.broadcast_to(index, (views,)), columns.shape[1]
+    fan, moving = cone.fan, ("lateral", "depth", "slopes")
+
+    def segments(lateral, depth, slopes):
+        return _segments(dataclasses.replace(fan, lateral=lateral, depth=depth, slopes=slopes), index)
+
+    (low, high, weight), pullback = jax.vjp(segments, *(getattr(fan, name) for name in moving))
+
+    def heights(cone):
+        inverse = _inverse_magnification(cone, index, count)
+        return inverse, inverse * cone.first[:, None], inverse * cone.pitch[:, None], cone.height, jnp.abs(cone.pitch)
+
+    (inverse, first, pitch, height, step), pull_heights = jax.vjp(heights, cone)
+    edges = jnp.arange(width, dtype=real)
+    powers = jnp.stack([jnp.ones(width, real), edges], 1)
+    needed = jnp.max(jnp.floor(high) - jnp.floor(low)).astype(jnp.int32) + 1
+    values = stored(lambda: _heights(cone, index, columns), jnp.zeros((views, count, width), real), needed)
+
+    # in the plane: the ends of a cell's segment move over the pixels that they lie in
+    start, rows = low.astype(jnp.int32), values.reshape(-1, width)
+    offset = count * jnp.arange(views, dtype=jnp.int32)[:, None]
+
+    def taps(k, totals):
+        pixel = start + k
+        row = ((y * take_rows(rows, offset + jnp.minimum(pixel, count - 1))) @ powers)[..., 0]
+        parts = (jnp.where(pixel == v.astype(jnp.int32), row, 0) for v in (low, high))
+        return jax.tree.map(jnp.add, totals, (*parts, row * _overlap(low, high, pixel.astype(real))))
+
+    at_low, at_high, total = lax.fori_loop(0, needed, taps, (jnp.zeros_like(low),) * 3)
+    in_plane = pullback((-weight * at_low, weight * at_high, jnp.sum(total, -1, keepdims=True)))
+
+    # along z: every height moves over the slice that it lies in
+    position = (height[:, None] + cone.slices / 2 + first)[..., None] + pitch[..., None] * edges
+    cell = jnp.clip(position, 0, cone.slices - 1).astype(jnp.int32)
+    table = (fan.steep[:, None] * count + jnp.arange(count, dtype=jnp.int32)) * cone.slices
+    slope = take(jnp.diff(columns).reshape(-1), table[..., None] + cell)
+    inside = (position >= 0) & (position <= cone.slices)
+    back = _onto_pixels(fan, index, y.reshape(-1, width), y.shape[1] * jnp.arange(views, dtype=jnp.int32)[:, None])
+    moments = ((back * jnp.where(inside, slope, 0)) @ powers) / (inverse * step[:, None])[..., None]
+    shift, stretch = moments[..., 0], moments[..., 1]
+    content = -((back * values) @ powers)[..., 0]
+    rates = (content / inverse, shift, stretch, jnp.sum(shift, 1), jnp.sum(content, 1) / step)
+    out = pull_heights(rates)[0]
+    names = {name: getattr(out.fan, name) + rate for name, rate in zip(moving, in_plane, strict=True)}
+    still = {name: jnp.zeros(getattr(fan, name).shape, real) for name in ("start", "step", "per_radian", "steep")}
+    return dataclasses.replace(out, fan=dataclasses.replace(out.fan, **names, **still))
 
 
 _PAIR = Pair(_project, _backproject, _tangent(_project), _tangent(_backproject), _gradient)

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from diffimg.core import check
-from diffimg.forward import radon_fan
+from diffimg.forward import radon_cone, radon_fan
 from diffimg.forward.divergent import Divergent
 
 METHODS = ("distance-driven", "joseph")
@@ -53,14 +54,25 @@ def _batched(v, shape, out_shape, function):
 
 
 def _forward(geometry, x, kind):
-    fan, length = _fan(geometry, x.dtype)
-    return length * radon_fan.project(fan, x)
+    if geometry.ndim == 2:
+        fan, length = _fan(geometry, x.dtype)
+        return length * radon_fan.project(fan, x)
+    cone, length = _cone(geometry, x.dtype)
+    return lax.map(lambda v: length * radon_cone.project(cone, v), x)
 
 
 def _adjoint(geometry, y, kind):
-    fan, length = _fan(geometry, y.dtype)
-    return radon_fan.backproject(fan, length * y)
+    if geometry.ndim == 2:
+        fan, length = _fan(geometry, y.dtype)
+        return radon_fan.backproject(fan, length * y)
+    cone, length = _cone(geometry, y.dtype)
+    return lax.map(lambda v: radon_cone.backproject(cone, length * v), y)
 
 
 def _fan(geometry, dtype):
     return radon_fan.rays(geometry.poses, geometry.image_shape, geometry.pixel_size, geometry.detector_shape[-1], dtype)
+
+
+def _cone(geometry, dtype):
+    sizes = (geometry.slice_thickness, geometry.pixel_size)
+    return radon_cone.rays(geometry.poses, geometry.image_shape, sizes, geometry.detector_shape, dtype)
