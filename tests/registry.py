@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import ShapeDtypeStruct
 
+from diffimg import ct
 from diffimg import energy as e
 from diffimg import forward as f
 from diffimg import solve as s
@@ -30,6 +31,19 @@ def geometry(dtype, shape=(12, 12), count=19, offset=0.2):
     return f.ParallelBeam(shape, array(ANGLES, dtype), count, 1.0, 1.1, array(offset, dtype))
 
 
+def divergent(kind, dtype, **changes):
+    """A tiny scan with rays from a point, all its poses off their marks."""
+    distances = {"source_distance": 14.0, "detector_distance": 9.0, "source_offset": 0.15, "detector_offset": 0.2}
+    if kind is not f.FanBeam:
+        distances |= {"source_offset": (0.1, -0.2), "detector_offset": (0.2, 0.1), "detector_spacing": (1.5, 1.4), "slice_thickness": 1.1}
+    g = kind(angles=np.array([0.13, 2.2, 3.6, 5.3]), **(distances | changes))
+    return jax.tree.map(lambda v: array(v, dtype), g)
+
+
+def fan(dtype, **changes):
+    return divergent(f.FanBeam, dtype, image_shape=(7, 9), detector_count=15, detector_spacing=1.4, **changes)
+
+
 def concrete_geometry(count=19):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,6 +62,11 @@ OPERATORS = {
     "radon fourier, prepared": lambda t: f.Radon(concrete_geometry()).prepare(),
     "radon fourier, prepared, truncated": lambda t: f.Radon(concrete_geometry(9)).prepare(),
     "radon joseph": lambda t: f.Radon(geometry(t, (12, 9)), method="joseph"),
+    "radon fan": lambda t: f.Radon(fan(t, detector_tilt=0.1)),
+    "radon fan, curved": lambda t: f.Radon(fan(t, curved=True)),
+    "radon modular": lambda t: f.Radon(fan(t).modular()),
+    "radon cone": lambda t: f.Radon(divergent(f.ConeBeam, t, image_shape=(4, 6, 7), detector_shape=(5, 13))),
+    "radon helical": lambda t: f.Radon(divergent(f.Helical, t, image_shape=(4, 6, 7), detector_shape=(3, 13), table=[-1.1, -0.2, 0.4, 1.3])),
     "gradient": lambda t: f.Gradient((6, 7), (0.5, 2.0), dtype=jnp.dtype(t).name),
     "gradient 3-D periodic": lambda t: f.Gradient((4, 5, 6), boundary="periodic", dtype=jnp.dtype(t).name),
     "laplacian": lambda t: f.Laplacian((6, 7), dtype=jnp.dtype(t).name),
@@ -64,9 +83,15 @@ OPERATORS = {
         array(NOISE[:3, 0] ** 2, t), array(0.1 + NOISE[:2, :3] ** 2, t), (4, 5), array([[20, 40, 0], [0, 30, 60]], t)
     ),
     "scatter kernel": lambda t: f.ScatterKernel(array(np.exp(-np.abs(np.arange(-6, 7))), t), (4, 5), array(0.3, t), flat=array(9.0, t)),
+    "material path": lambda t: ct.MaterialPath(array([0.4, 2.0], t), array([[1.1, 0.0], [0.0, 1.0]], t), (3, 4)),
+    "negative log": lambda t: ct.NegativeLog(array(1 + NOISE[:3, :4] ** 2, t))
+    @ f.PolyenergeticTransmission(array(NOISE[:3, 0] ** 2, t), array(NOISE[:2, :3] ** 2, t), (3, 4)),
+    "material basis": lambda t: ct.MaterialBasis(array(NOISE[:2, :2], t), (3, 4)),
     "phase retrieval": lambda t: f.PhaseRetrieval(f.Matrix(array(NOISE[:7] + 1j * NOISE[7:14], complex_of(t)))),
     "coded diffraction": lambda t: f.CodedDiffraction(array(np.exp(1j * NOISE[:8, :8]), complex_of(t))),
 }
+
+SLOW = ("radon fan, curved", "radon modular", "radon helical")  # the same projectors in other poses
 
 SHAPE = (8, 9)
 IMAGE = NOISE[:8, :9]

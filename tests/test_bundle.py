@@ -7,15 +7,17 @@ import pytest
 
 from diffimg import solve
 from diffimg.testing import PLATFORMS, check_energy, check_operator, check_solver, dot_test, random_like
-from tests.registry import ENERGIES, OPERATORS, SOLVERS, image_of, problem
+from tests.registry import ENERGIES, OPERATORS, SLOW, SOLVERS, image_of, problem
+
+every_operator = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in OPERATORS])
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@every_operator
 def test_operator_single_precision(name):
     check_operator(OPERATORS[name]("float32"))
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@every_operator
 def test_operator_double_precision(name, x64):
     op = OPERATORS[name]("float64")
     if op.domain.dtype in (jnp.float64, jnp.complex128):
@@ -27,7 +29,7 @@ def test_operator_double_precision(name, x64):
         assert dot_test(op, x, y) < 1e-12
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@every_operator
 def test_operator_one_trace_for_other_arrays(name):
     op = OPERATORS[name]("float32")
     traces = []
@@ -43,7 +45,7 @@ def test_operator_one_trace_for_other_arrays(name):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@every_operator
 def test_operator_compiled_equals_eager(name):
     """A canary against a miscompiling jaxlib: the same operations one by one."""
     op = OPERATORS[name]("float32")

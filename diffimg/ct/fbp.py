@@ -1,9 +1,7 @@
-"""Filtered backprojection of parallel-beam sinograms."""
+"""Filtered backprojection in the plane: of parallel beams here, of fan beams in ``fan``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,43 +9,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffimg.core import check
+from diffimg.ct.fan import fan_fbp
+from diffimg.ct.ramp import by_parts, ramp_filter
+from diffimg.ct.scan_weights import admit_weights
+from diffimg.forward.divergent import Divergent
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.radon import Radon
-
-WINDOWS = ("ramlak", "shepp-logan", "cosine", "hamming", "hann", "none")
 
 
 def fbp(
     sinogram: Any,
-    geometry: ParallelBeam,
+    geometry: ParallelBeam | Divergent,
     filter: str = "ramlak",
     cutoff: float = 1.0,
     weights: str | Any = "voronoi",
     circle: bool = False,
+    scan: str = "auto",
 ) -> jax.Array:
     """Filtered backprojection, differentiable in the sinogram and the geometry.
 
     Args:
         sinogram: ``[..., view, detector]``, line integrals (dimensionless for attenuation in 1/mm); real, or complex, of which real
             and imaginary part are reconstructed.
-        geometry: the ``ParallelBeam`` it was measured with.
+        geometry: the ``ParallelBeam`` or ``FanBeam`` it was measured with; or a ``Modular`` in the plane whose source keeps its distance.
         filter: window on the ramp: "ramlak" (none), "shepp-logan", "cosine", "hamming", "hann"; "none": no ramp at all
-            (plain backprojection).
+            (plain backprojection; of parallel beams).
         cutoff: fraction in (0, 1] of the detector's Nyquist frequency where the window ends.
         weights: angular weights, see ``angular_weights``; "voronoi", "uniform", or an array ``[view]`` in radians: real, finite, of
-            either sign (0 leaves a view out).
+            either sign (0 leaves a view out). For a fan: of a full turn or of the scan, see ``scan_weights``.
         circle: set pixels outside the inscribed circle to zero.
+        scan: of a fan: "full", "short", "offset", or "auto", see ``scan_weights``.
 
     Returns:
         ``[..., y, x]``, in the unit of the image (1/mm).
 
     Raises:
-        ValueError: shape, dtype, NaN/Inf in the sinogram or the weights, unknown filter, cutoff outside (0, 1].
+        ValueError: shape, dtype, NaN/Inf in the sinogram or the weights, unknown filter, cutoff outside (0, 1]; for a fan also what
+            ``scan_weights`` refuses, e.g. too short a scan.
 
     The ramp is the DFT of the sampled kernel of Kak & Slaney (1988), eq. 61 of chapter 3, zero-padded; sampling |ρ| itself would
     remove the mean.
     """
+    if isinstance(geometry, Divergent) and geometry.ndim == 2:
+        return _circle(fan_fbp(sinogram, geometry, filter, cutoff, weights, scan), geometry, circle)
     sinogram = _admit(sinogram, geometry)
+    check.one_of("scan", scan, ("auto",), "The others are kinds of fan-beam scans.")
     filtered = sinogram if filter == "none" else ramp_filter(sinogram, geometry.detector_spacing, filter, cutoff)
     return backproject(filtered, geometry, weights, circle)
 
@@ -59,48 +65,11 @@ def backproject(sinogram: Any, geometry: ParallelBeam, weights: str | Any = "uni
     blurred by 1/r. Complex sinograms and arrays of weights as in ``fbp``.
     """
     sinogram = _admit(sinogram, geometry)
-    w = angular_weights(geometry.angles, weights) if isinstance(weights, str) else _admit_weights(weights, geometry.view_count)
+    w = angular_weights(geometry.angles, weights) if isinstance(weights, str) else admit_weights(weights, geometry.view_count)
     operator = Radon(geometry, image_model="band-limited", detector_model="point")
     scale = geometry.detector_spacing / geometry.pixel_size**2
-    image = scale * _by_parts(operator.H, sinogram * jnp.asarray(w, sinogram.real.dtype)[:, None])
-    if circle:
-        ny, nx = geometry.image_shape
-        y, x = np.ogrid[:ny, :nx]
-        inside = (y - (ny - 1) / 2) ** 2 + (x - (nx - 1) / 2) ** 2 <= (min(ny, nx) / 2) ** 2
-        image = jnp.where(inside, image, 0)
-    return image
-
-
-def ramp_filter(sinogram: jax.Array, spacing: float, window: str = "ramlak", cutoff: float = 1.0) -> jax.Array:
-    """Convolve every view of ``[..., view, detector]``, real or complex, with the windowed ramp; ``spacing`` in mm."""
-    check.inexact("sinogram", sinogram)
-    check.one_of("filter", window, WINDOWS)
-    if not 0 < cutoff <= 1:
-        check.fail("cutoff", "a fraction of Nyquist in (0, 1]", repr(cutoff))
-    count = sinogram.shape[-1]
-    n = 2 ** math.ceil(math.log2(max(2 * count, 64)))
-    response = jnp.asarray(ramp_response(n, spacing, window, cutoff), sinogram.real.dtype)
-    return _by_parts(lambda q: jnp.fft.irfft(jnp.fft.rfft(q, n=n, axis=-1) * response, n=n, axis=-1)[..., :count], sinogram)
-
-
-def ramp_response(n: int, spacing: float, window: str = "ramlak", cutoff: float = 1.0) -> np.ndarray:
-    """Transfer function ``[n//2 + 1]`` (1/mm) of the windowed ramp for ``n`` samples of ``spacing`` mm."""
-    k = np.fft.fftfreq(n) * n
-    kernel = np.zeros(n)
-    kernel[0] = 0.25
-    odd = (k % 2) == 1
-    kernel[odd] = -1 / (np.pi * k[odd]) ** 2
-    ramp = np.fft.rfft(kernel).real / spacing
-    f = np.fft.rfftfreq(n) * 2 / cutoff  # 1 at the cutoff
-    shape = {
-        "ramlak": np.ones_like(f),
-        "shepp-logan": np.sinc(f / 2),
-        "cosine": np.cos(np.pi * f / 2),
-        "hamming": 0.54 + 0.46 * np.cos(np.pi * f),
-        "hann": 0.5 + 0.5 * np.cos(np.pi * f),
-        "none": np.ones_like(f),
-    }[window]
-    return ramp * np.where(f <= 1, shape, 0)
+    image = scale * by_parts(operator.H, sinogram * jnp.asarray(w, sinogram.real.dtype)[:, None])
+    return _circle(image, geometry, circle)
 
 
 def angular_weights(angles: Any, rule: str = "voronoi") -> jax.Array:
@@ -124,26 +93,19 @@ def angular_weights(angles: Any, rule: str = "voronoi") -> jax.Array:
     return cell[jnp.argsort(order)]
 
 
+def _circle(image, geometry, wanted):
+    if not wanted:
+        return image
+    ny, nx = geometry.image_shape
+    y, x = np.ogrid[:ny, :nx]
+    return jnp.where((y - (ny - 1) / 2) ** 2 + (x - (nx - 1) / 2) ** 2 <= (min(ny, nx) / 2) ** 2, image, 0)
+
+
 def _admit(sinogram: Any, geometry: ParallelBeam) -> jax.Array:
     if not isinstance(geometry, ParallelBeam):
-        check.fail("geometry", "a ParallelBeam", type(geometry).__name__)
+        check.fail("geometry", "a ParallelBeam or FanBeam", type(geometry).__name__, "In space: di.ct.fdk.")
     sinogram = check.array("sinogram", sinogram)
     check.trailing_shape("sinogram", sinogram, geometry.sinogram_shape, "view, detector")
     check.inexact("sinogram", sinogram)
     check.finite("sinogram", sinogram, "Mask or in-paint the dead detector cells first.")
     return jnp.asarray(sinogram)
-
-
-def _admit_weights(weights: Any, view_count: int) -> Any:
-    weights = check.array("weights", weights, "Or name a rule: 'voronoi' or 'uniform'.")
-    if not any(jnp.issubdtype(weights.dtype, kind) for kind in (jnp.floating, jnp.integer)):
-        remedy = "To leave views out: mask * angular_weights(geometry.angles)." if weights.dtype == bool else ""
-        check.fail("weights", "real angles dθ in radians", str(weights.dtype), remedy)
-    check.shape("weights", weights, (view_count,), "[view]")
-    check.finite("weights", weights, "A weight of 0 leaves a view out.")
-    return weights
-
-
-def _by_parts(function: Callable[[jax.Array], jax.Array], q: jax.Array) -> jax.Array:
-    """A real linear function of real and imaginary part."""
-    return jax.lax.complex(function(q.real), function(q.imag)) if jnp.iscomplexobj(q) else function(q)

@@ -73,7 +73,7 @@ def _resample(sinogram, fan, parallel, full, direction, taps):
         gamma, column = _ray(fan, -l if side else l)
         row, measured = _view(betas, theta + (math.pi * side) + gamma, full, direction)
         there = measured & (column >= -0.5) & (column <= fan.detector_count - 0.5)
-        total = total + jnp.where(there, _interpolate(sinogram, row, jnp.broadcast_to(column, row.shape), full, taps), 0)
+        total = total + jnp.where(there, interpolate(sinogram, row, jnp.broadcast_to(column, row.shape), full, taps), 0)
         weight = weight + there.astype(dtype)
     return total / jnp.maximum(weight, 1)
 
@@ -109,7 +109,8 @@ def _view(betas, beta, full, direction):
     return index, jnp.ones(beta.shape, bool) if full else index <= n - 1 + TOLERANCE
 
 
-def _interpolate(sinogram, row, column, full, taps):
+def interpolate(sinogram: jax.Array, row: Any, column: Any, full: bool, taps: int) -> jax.Array:
+    """``sinogram [..., n, m]`` at fractional indices, which broadcast; clipped at the ends, rows periodic if ``full``; by 2 or 4 taps."""
     n, m = sinogram.shape[-2:]
     value = 0.0
     i, j = jnp.floor(row), jnp.floor(column)

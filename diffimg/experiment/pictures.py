@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,18 @@ class Panel:
     colors: str = "gray"
 
 
-def grid(rows: Sequence[Sequence[Panel | None]], title: str = "", width: float = 16.0) -> Figure:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plot:
+    """Curves in a picture: ``series`` is ``{name: (x, y)}`` or ``{name: (x, y, matplotlib format)}``, ``axes`` the labels of x and y."""
+
+    series: Mapping[str, tuple]
+    title: str
+    axes: tuple[str, str]
+    log: tuple[bool, bool] = (False, False)
+    limits: tuple[float, float] | None = None  # of y
+
+
+def grid(rows: Sequence[Sequence[Panel | Plot | None]], title: str = "", width: float = 16.0) -> Figure:
     """A figure of panels in rows, ``width`` inches wide; None leaves a gap. Colour bars stand right of the last panel that shares them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -59,9 +70,12 @@ def grid(rows: Sequence[Sequence[Panel | None]], title: str = "", width: float =
             if panel is None:
                 ax.axis("off")
                 continue
+            if isinstance(panel, Plot):
+                _plot(ax, panel)
+                continue
             drawn = _draw(ax, panel)
             following = row[k + 1] if k + 1 < columns else None
-            if following is None or _scale(following) != _scale(panel):
+            if not isinstance(following, Panel) or _scale(following) != _scale(panel):
                 bar = figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02, extend=_overflow(row, panel))
                 bar.set_label(panel.unit, fontsize=11)
                 bar.ax.tick_params(labelsize=10)
@@ -153,6 +167,22 @@ def _draw(ax: Axes, panel: Panel):
     return drawn
 
 
+def _plot(ax: Axes, plot: Plot) -> None:
+    for name, (x, y, *style) in plot.series.items():
+        ax.plot(x, y, *style, label=name, linewidth=1.6, markersize=6)
+    ax.set_xscale("log" if plot.log[0] else "linear")
+    ax.set_yscale("log" if plot.log[1] else "linear")
+    if plot.limits:
+        ax.set_ylim(*plot.limits)
+    ax.set_title(plot.title, fontsize=13)
+    ax.set_xlabel(plot.axes[0], fontsize=11)
+    ax.set_ylabel(plot.axes[1], fontsize=11)
+    ax.tick_params(labelsize=10)
+    ax.set_box_aspect(1)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=9)
+
+
 def _scale_bar(ax: Axes, shape: tuple[int, ...], pixel_size: float, color: str) -> None:
     ny, nx = shape
     length = scale_bar(nx * pixel_size)
@@ -168,11 +198,11 @@ def _scale(panel: Panel) -> tuple:
     return panel.window, panel.unit, panel.colors
 
 
-def _overflow(row: Sequence[Panel | None], panel: Panel) -> str:
+def _overflow(row: Sequence[Panel | Plot | None], panel: Panel) -> str:
     """Which ends of the colour bar stand for values beyond it."""
     if panel.window is None:
         return "neither"
-    sharing = [np.asarray(p.image) for p in row if p is not None and _scale(p) == _scale(panel)]
+    sharing = [np.asarray(p.image) for p in row if isinstance(p, Panel) and _scale(p) == _scale(panel)]
     tolerance = 1e-6 * (panel.window[1] - panel.window[0])
     below = any(float(i.min()) < panel.window[0] - tolerance for i in sharing)
     above = any(float(i.max()) > panel.window[1] + tolerance for i in sharing)

@@ -56,7 +56,7 @@ def rays(
     plane = Poses(poses.source[:, 1:], poses.detector[:, 1:], poses.column[:, 1:])
     fan, per_slope = radon_fan.rays(plane, image_shape[1:], pixel, columns, dtype)
     arm, column = (jnp.asarray(v) / pixel for v in (plane.detector - plane.source, plane.column))
-    arm, column = (jnp.where(fan.steep[:, None], v, v[:, ::-1]) for v in (arm, column))
+    arm, column = (radon_fan.turned(fan.steep, v) for v in (arm, column))
     normal = jnp.stack([-column[:, 1], column[:, 0]], -1)  # of the detector; normal · r = normal · arm at the detector
     scale = normal / jnp.sum(normal * arm, -1, keepdims=True)
     rise = poses.detector[:, 0] - poses.source[:, 0]

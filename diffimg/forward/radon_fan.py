@@ -61,10 +61,7 @@ def rays(poses: Poses, image_shape: tuple[int, int], pixel_size: float, count: i
     source, detector, column = (jnp.asarray(v) / pixel_size for v in (poses.source, poses.detector, poses.column))
     steep = jnp.abs(source[:, 1]) > jnp.abs(source[:, 0])
 
-    def turned(v):  # (y, x) → (lateral, depth)
-        return jnp.where(steep[:, None], v, v[:, ::-1]).astype(dtype)
-
-    source, arm, column = turned(source), turned(detector - source), turned(column)
+    source, arm, column = (turned(steep, v).astype(dtype) for v in (source, detector - source, column))
     edges = (jnp.arange(count + 1) - count / 2).astype(dtype)[:, None]
     if poses.curved:
         radius, pitch = (jnp.sqrt(jnp.sum(v * v, -1, keepdims=True)) for v in (arm, column))
@@ -82,7 +79,8 @@ def rays(poses: Poses, image_shape: tuple[int, int], pixel_size: float, count: i
     middle = (slopes[:, 1:] + slopes[:, :-1]) / 2
     fixed = jax.tree.map(lax.stop_gradient, (start * side, step * side, per_radian))
     out = FanRays(source[:, 0], source[:, 1], slopes, *fixed, steep, image_shape, poses.curved)
-    return out, pixel_size * jnp.sqrt(1 + middle**2) / width
+    seen = width != 0  # not beyond the right angle
+    return out, jnp.where(seen, pixel_size * jnp.sqrt(1 + middle**2) / jnp.where(seen, width, 1), 0)
 
 
 def project(fan: FanRays, x: jax.Array) -> jax.Array:
@@ -93,6 +91,12 @@ def project(fan: FanRays, x: jax.Array) -> jax.Array:
 def backproject(fan: FanRays, y: jax.Array) -> jax.Array:
     """The transpose of ``project``."""
     return paired(_PAIR.swapped, fan, y)
+
+
+def turned(steep: Any, v: Any) -> Any:
+    """Vectors (y, x) ``[view, 2]`` as (lateral, depth). Not v[:, ::-1]: jaxlib 0.10.1 on a CPU miscompiles derivatives through it."""
+    y, x = v[:, 0], v[:, 1]
+    return jnp.stack([jnp.where(steep, y, x), jnp.where(steep, x, y)], -1)
 
 
 def _cross(a, b):
@@ -195,12 +199,12 @@ def _sums(curved, across, along, wanted, cells, table, lateral, depth, start0, s
     slope = shift * inverse
     edge = (start1 * shift - start0 * distance) / jnp.maximum(step0 * distance - step1 * shift, 1e-6 * jnp.abs(distance))
     if curved:
-        edge = _arctan(edge) * per_radian + cells / 2
+        edge = arctan(edge) * per_radian + cells / 2
     cell = jnp.clip(edge + 1, 0, cells + 1).astype(jnp.int32)
     return jnp.where(ahead, 1, 0) * (take(offset, table + cell) + slope * take(rate, table + cell))
 
 
-def _arctan(t):
+def arctan(t):
     """arctan by its series at half the angle: vectorised, unlike the library's; exact to rounding for |t| ≤ 1."""
     t = jnp.clip(t, -2, 2)  # beyond any detector
     z = t / (1 + jnp.sqrt(1 + t * t))

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffimg.core.pair import Pair, paired
 
@@ -111,24 +112,32 @@ TRILINEAR = Pair(curved, curved_transpose, curved_tangent, curved_transpose_tang
 POWER = np.int32(2)
 
 
-def test_gradient_in_the_parameters_in_every_mode_and_order():
+FIRST = {
+    "reverse": lambda f, w, ws, xs, y: jax.grad(lambda w: jnp.sum(f(w, X) ** 3))(w),
+    "of the transpose": lambda f, w, ws, xs, y: jax.grad(lambda w: jnp.sum(_transposed(f)(w, y) ** 3))(w),
+    "summed over a batch": lambda f, w, ws, xs, y: jax.grad(lambda w: jnp.sum(jax.vmap(f, (None, 0))(w, xs) ** 3))(w),
+    "vmap of reverse": lambda f, w, ws, xs, y: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), (0, None))(ws, X),
+}
+SECOND = {
+    "hessian": lambda f, w, ws, xs, y: jax.hessian(lambda w: jnp.sum(f(w, X) ** 3))(w),
+    "forward": lambda f, w, ws, xs, y: jax.jvp(lambda w: f(w, X), (w,), (y,))[1],
+    "hessian of the transpose": lambda f, w, ws, xs, y: jax.hessian(lambda w: jnp.sum(_transposed(f)(w, y) ** 3))(w),
+    "mixed, reverse": lambda f, w, ws, xs, y: jax.jacrev(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), 1)(w, X),
+    "mixed, forward": lambda f, w, ws, xs, y: jax.jacfwd(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3), 1))(w, X),
+    "batched both": lambda f, w, ws, xs, y: jax.grad(lambda w: jnp.sum(jax.vmap(f)(w, xs) ** 3))(ws),
+    "hessian of a batch": lambda f, w, ws, xs, y: jax.jit(jax.hessian(lambda w: jnp.sum(jax.vmap(f, (0, None))(w, X) ** 2)))(ws),
+    "vmap of hessian": lambda f, w, ws, xs, y: jax.vmap(jax.hessian(lambda w: jnp.sum(f(w, X) ** 3)))(ws),
+}
+
+
+def _transposed(f):
+    return lambda w, y: jax.linear_transpose(lambda x: f(w, x), jnp.asarray(X))(y)[0]
+
+
+@pytest.mark.parametrize("name", [*FIRST, *(pytest.param(n, marks=pytest.mark.slow) for n in SECOND)])
+def test_gradient_in_the_parameters_in_every_mode_and_order(name):
     own = lambda w, x: paired(TRILINEAR, (w, POWER), x)  # noqa: E731
     plain = lambda w, x: curved((w, POWER), x)  # noqa: E731
-    back = lambda q: lambda w, y: jax.linear_transpose(lambda x: q(w, x), jnp.asarray(X))(y)[0]  # noqa: E731
-    y, ws, xs = jnp.cos(W), np.stack([W, W / 3]), np.stack([X, 2 * X])
-    for quantity in (
-        lambda f: jax.grad(lambda w: jnp.sum(f(w, X) ** 3))(W),
-        lambda f: jax.hessian(lambda w: jnp.sum(f(w, X) ** 3))(W),
-        lambda f: jax.jvp(lambda w: f(w, X), (W,), (y,))[1],
-        lambda f: jax.grad(lambda w: jnp.sum(back(f)(w, y) ** 3))(W),
-        lambda f: jax.hessian(lambda w: jnp.sum(back(f)(w, y) ** 3))(W),
-        lambda f: jax.jacrev(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), 1)(W, X),
-        lambda f: jax.jacfwd(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3), 1))(W, X),
-        lambda f: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), (0, None))(ws, X),
-        lambda f: jax.vmap(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), (None, 0))(W, xs),
-        lambda f: jax.grad(lambda w: jnp.sum(jax.vmap(f, (None, 0))(w, xs) ** 3))(W),
-        lambda f: jax.grad(lambda w: jnp.sum(jax.vmap(f)(w, xs) ** 3))(ws),
-        lambda f: jax.jit(jax.hessian(lambda w: jnp.sum(jax.vmap(f, (0, None))(w, X) ** 2)))(ws),
-        lambda f: jax.vmap(jax.hessian(lambda w: jnp.sum(f(w, X) ** 3)))(ws),
-    ):
-        np.testing.assert_allclose(quantity(own), quantity(plain), rtol=2e-4, atol=1e-4)
+    given = (W, np.stack([W, W / 3]), np.stack([X, 2 * X]), jnp.cos(W))
+    quantity = jax.jit({**FIRST, **SECOND}[name], static_argnums=0)
+    np.testing.assert_allclose(quantity(own, *given), quantity(plain, *given), rtol=2e-4, atol=1e-4)

@@ -8,8 +8,8 @@ import scipy.optimize
 
 from diffimg.core.pytree import pytree, static
 from diffimg.energy import H1, L1, Box, GaussianLikelihood, LeastSquares, NonNegative, SquaredL2
-from diffimg.forward import Matrix, Operator, ParallelBeam, Radon
-from diffimg.solve import CGLS, SART, SIRT, SQS, ConjugateGradient, Problem, run
+from diffimg.forward import FanBeam, Matrix, Operator, ParallelBeam, Radon
+from diffimg.solve import CGLS, SART, SIRT, SQS, ConjugateGradient, Implicit, Problem, Unroll, run
 
 VIEWS, CELLS, SIDE = 15, 18, 16
 
@@ -208,3 +208,26 @@ def test_what_a_solver_would_ignore_is_refused():
     np.testing.assert_allclose(
         run(CGLS(), Problem(GaussianLikelihood(a, y, 0.5)), zero, 3).x, run(CGLS(), Problem(data), zero, 3).x, rtol=1e-6
     )
+
+
+@pytest.mark.slow
+def test_implicit_gradient_through_the_geometry_agrees_with_finite_differences():
+    with jax.enable_x64(True):
+        truth = jax.random.normal(jax.random.key(0), (8, 8)) + 2
+        weights = jax.random.normal(jax.random.key(2), (8, 8))
+
+        def operator(offset):
+            angles = np.linspace(0, 2 * np.pi, 24, endpoint=False) + 0.1
+            return Radon(FanBeam((8, 8), angles, 24, 40.0, 20.0, detector_offset=offset))
+
+        y = operator(0.0)(truth) + 0.01 * jax.random.normal(jax.random.key(1), (24, 24))
+
+        def value(offset, gradient):
+            problem = Problem(smooth=LeastSquares(operator(offset), y))
+            x = run(SIRT(1.9), problem, jnp.zeros((8, 8)), steps=8000, tolerance=0.0, gradient=gradient, prepare=False).x
+            return jnp.vdot(weights, x)
+
+        plain = jax.jit(lambda o: value(o, Unroll()))
+        slope = jax.grad(lambda o: value(o, Implicit(tolerance=1e-10, max_steps=400)))(jnp.asarray(0.1))
+        difference = (plain(jnp.asarray(0.1 + 1e-5)) - plain(jnp.asarray(0.1 - 1e-5))) / 2e-5
+        np.testing.assert_allclose(slope, difference, rtol=1e-6)

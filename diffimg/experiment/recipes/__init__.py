@@ -34,6 +34,15 @@ class Recipe:
 
 GROUP = "diffimg.recipes"
 RECIPES = {
+    "ct_artifacts": "diffimg.experiment.recipes.ct_artifacts:recipe",
+    "ct_geometries": "diffimg.experiment.recipes.ct_geometries:recipe",
+    "ct_generations": "diffimg.experiment.recipes.ct_generations:recipe",
+    "ct_self_calibration": "diffimg.experiment.recipes.ct_self_calibration:recipe",
+    "ct_beam_hardening": "diffimg.experiment.recipes.ct_beam_hardening:recipe",
+    "ct_hounsfield": "diffimg.experiment.recipes.ct_hounsfield:recipe",
+    "ct_material_decomposition": "diffimg.experiment.recipes.ct_material_decomposition:recipe",
+    "ct_metal": "diffimg.experiment.recipes.ct_metal:recipe",
+    "radiography": "diffimg.experiment.recipes.radiography:recipe",
     "ct_backprojection": "diffimg.experiment.recipes.ct_backprojection:recipe",
     "ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe",
 }

@@ -1,0 +1,63 @@
+"""The CT experiments on artifacts, calibration, generations and geometries, in small."""
+
+import pytest
+from small_job import parse, read_json, sets
+
+JOBS = {
+    "ct_self_calibration": ["scan.size=32", "scan.views=48", "search.blur=[2.0,0.0]", "tv_steps=20"],
+    "ct_artifacts": [
+        "scan.size=32", "scan.views=40", "artifacts.few_views=10", "artifacts.shift=2.0", "cures.tv_steps=20", "cures.knots=2",
+        "cures.calibration_steps=1", "artifacts.gain=0.05",
+    ],
+    "ct_generations": ["scan.size=32", "scan.views=32"],
+    "ct_geometries": ["scan.size=24", "scan.slices=5", "scan.views=32", "reconstruction.tv_steps=10"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """Run one and return its metrics."""
+    from typer.testing import CliRunner
+
+    from diffimg.experiment.cli import app
+
+    def run(name):
+        folder = tmp_path_factory.mktemp(name) / "run"
+        result = CliRunner().invoke(app, ["run", name, "--out", str(folder), *sets(*JOBS[name])])
+        assert result.exit_code == 0, result.output
+        parse((folder / "report.html").read_text(encoding="utf-8"))
+        assert (folder / "overview.png").stat().st_size > 20_000
+        return read_json(folder / "metrics.json")["methods"]
+
+    return run
+
+
+def test_self_calibration(job):
+    m = job("ct_self_calibration")
+    for case in ("centre", "centre and jitter"):
+        assert abs(m[f"{case}: assumed 0"]["centre_error"]) > 1.9
+        assert abs(m[f"{case}: calibrated"]["centre_error"]) < 0.02
+        assert m[f"{case}: calibrated"]["psnr_db"] > m[f"{case}: assumed 0"]["psnr_db"] + 3
+    assert m["centre and jitter: calibrated"]["jitter_error"] < 0.1 < 0.4 < m["centre and jitter: assumed 0"]["jitter_error"]
+
+
+@pytest.mark.slow
+def test_artifacts(job):
+    m = job("ct_artifacts")
+    for case in ("aliasing", "truncation", "starvation"):
+        artifact, *cures = (v["psnr_db"] for k, v in m.items() if k.startswith(f"{case}:"))
+        assert max(cures) > artifact + 2, case
+    assert m["rings: sorting, FBP"]["psnr_db"] > m["rings: FBP"]["psnr_db"]
+    assert m["motion: TV, estimated poses"]["pose_error"] < 0.5
+
+
+def test_generations(job):
+    m = job("ct_generations")
+    assert list(m) == [f"{k}G" for k in range(1, 8)]
+    assert m["5G"]["psnr_db"] > max(m["1G"]["psnr_db"], m["3G"]["psnr_db"])
+
+
+@pytest.mark.slow
+def test_geometries(job):
+    m = job("ct_geometries")
+    assert len(m) == 11 and min(v["psnr_db"] for v in m.values()) > 12
