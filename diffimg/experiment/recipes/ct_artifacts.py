@@ -58,8 +58,8 @@ DEFINITIONS = {
     "psnr_db": "10 log10(R²/MSE) where the scan sees the object (inscribed circle; truncation: nine tenths of the field of view), "
     "R = max − min of the truth",
     "rmse": "root mean square error there, 1/mm",
-    "pose_error": "root mean square over the views of the error (mm, across the beam) of the place of four points at a quarter of the image's "
-    "width from the centre, but for one shift and turn of the object, which the data cannot tell and which are removed",
+    "pose_error": "root mean square over the views of the error (mm, across the beam) of the place of four points at a quarter of the "
+    "image's width from the centre, but for one shift and turn of the object, which the data cannot tell and which are removed",
 }
 
 

@@ -131,15 +131,15 @@ def read_slice(config: Config) -> tuple[Any, Any, float, str]:
     import numpy as np
 
     from diffimg import ct, data
+    from diffimg.data.extras import optional
     from diffimg.data.samples import MU_WATER
     from diffimg.experiment.recipes.ct_sparse_view import read_image
 
     if config.data.file:
         file = config.data.file
     else:
-        from pydicom.data import get_testdata_file
-
-        file = str(get_testdata_file("J2K_pixelrep_mismatch.dcm", download=False))
+        examples = optional("pydicom.data", "the example slice", "demo")
+        file = str(examples.get_testdata_file("J2K_pixelrep_mismatch.dcm", download=False))
     chosen = read_image(file, None, config.data.slice)
     if chosen.unit != "HU":
         raise ConfigError(f"data.file: expected an image in HU, got one in {chosen.unit!r}. Take a CT image with rescale tags.")

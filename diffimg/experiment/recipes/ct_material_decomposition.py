@@ -44,7 +44,7 @@ class OneStep(Section):
     """½ Σ w (log model(maps) − log data)² + TV of the maps in whitened coordinates."""
 
     energies_per_bin: int = Field(default=6, ge=2)  # keV
-    tv_weight: float = Field(default=0.002, ge=0)
+    tv_weight: float = Field(default=0.03, ge=0)
     steps: int = Field(default=100, ge=1)
 
 

@@ -148,7 +148,7 @@ def function(config: Config, run: Run) -> None:
         }
         cells = (geometry.detector_count - 1) / 2 * geometry.detector_spacing
         sinogram = pictures.Panel(
-            np.where(np.asarray(trace), np.nan_to_num(np.asarray(log_data)), np.asarray(log_data)),
+            log_data,
             f"log data, {float(jnp.mean(trace)):.1%} of the cells see metal",
             unit="line integral",
             extent=(-cells, cells, 360.0, 0.0),

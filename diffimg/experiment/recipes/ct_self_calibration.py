@@ -74,7 +74,6 @@ def function(config: Config, run: Run) -> None:
     import warnings
 
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from diffimg import ct, data, energy, metrics
@@ -109,7 +108,8 @@ def function(config: Config, run: Run) -> None:
     for number, (case, (true, per_view)) in enumerate(cases.items()):
         real = dataclasses.replace(base, detector_offset=true)
         with run.stage(f"simulate {case}"):
-            y = energy.Transmission(scan.photons).noise(jax.random.fold_in(jax.random.key(config.seed), number), data.project(phantom, real))
+            key = jax.random.fold_in(jax.random.key(config.seed), number)
+            y = energy.Transmission(scan.photons).noise(key, data.project(phantom, real))
         start = dataclasses.replace(base, detector_offset=np.zeros(scan.views) if per_view else 0.0)
         search = config.search
         with run.stage(f"calibrate {case}") as watch:
