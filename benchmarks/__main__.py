@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 FOLDER = pathlib.Path(__file__).parent
-NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "__main__", "harness", "peers"))
+NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "__main__", "harness", "peers", "mbirjax_worker"))
 
 
 def main(arguments: list[str] | None = None) -> int:

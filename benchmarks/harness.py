@@ -181,7 +181,7 @@ def device() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of everything that is timed."""
-    names = ("diffimg-jax", "jax", "jaxlib", "numpy", "scipy", "astra-toolbox", "scikit-image", "torch")
+    names = ("diffimg-jax", "jax", "jaxlib", "numpy", "scipy", "astra-toolbox", "mbirjax", "scikit-image", "torch")
     found = {"python": platform.python_version()}
     for name in names:
         try:

@@ -1,25 +1,33 @@
-"""Peers of the tomography benchmarks: ASTRA on the CPU and a cached SciPy sparse matrix, with one interface."""
+"""Peers of the plane tomography benchmarks: ASTRA on the CPU and a cached SciPy sparse matrix, with one interface."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from diffimg.forward import ParallelBeam
+from diffimg.forward import FanBeam, ParallelBeam
 
 
 class Astra:
-    """ASTRA's CPU projector of a given model ("linear" is Joseph's, "line", "strip"), on this project's geometry."""
+    """ASTRA's CPU projector of a given model ("linear" is Joseph's, "line", "strip"), on this project's geometry.
 
-    def __init__(self, geometry: ParallelBeam, model: str = "linear") -> None:
+    Fan beams: "line" and "strip", flat detectors without offsets; they take and give images upside down.
+    """
+
+    def __init__(self, geometry: ParallelBeam | FanBeam, model: str = "linear") -> None:
         import astra
 
         self.astra, self.geometry = astra, geometry
         ny, nx = geometry.image_shape
         half_x, half_y = nx * geometry.pixel_size / 2, ny * geometry.pixel_size / 2
         self.volume = astra.create_vol_geom(ny, nx, -half_x, half_x, -half_y, half_y)
-        # ASTRA's y axis points up and ours down the rows: mirror by negating the angles
-        angles = -np.asarray(geometry.angles)
-        self.projection = astra.create_proj_geom("parallel", geometry.detector_spacing, geometry.detector_count, angles)
+        angles, cells = np.asarray(geometry.angles), (geometry.detector_spacing, geometry.detector_count)
+        # ASTRA's y axis points up and ours down the rows
+        if isinstance(geometry, FanBeam):
+            distances = (float(geometry.source_distance), float(geometry.detector_distance))
+            self.projection = astra.create_proj_geom("fanflat", *cells, angles, *distances)
+            model = f"{model}_fanflat"
+        else:
+            self.projection = astra.create_proj_geom("parallel", *cells, -angles)  # the mirror image
         self.projector = astra.create_projector(model, self.projection, self.volume)
 
     def forward(self, x: np.ndarray) -> np.ndarray:

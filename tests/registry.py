@@ -66,7 +66,10 @@ OPERATORS = {
     "radon fan, curved": lambda t: f.Radon(fan(t, curved=True)),
     "radon modular": lambda t: f.Radon(fan(t).modular()),
     "radon cone": lambda t: f.Radon(divergent(f.ConeBeam, t, image_shape=(4, 6, 7), detector_shape=(5, 13))),
-    "radon helical": lambda t: f.Radon(divergent(f.Helical, t, image_shape=(4, 6, 7), detector_shape=(3, 13), table=[-1.1, -0.2, 0.4, 1.3])),
+    "radon helical": lambda t: f.Radon(
+        divergent(f.Helical, t, image_shape=(4, 6, 7), detector_shape=(3, 13), table=[-1.1, -0.2, 0.4, 1.3])
+    ),
+    "sharded": lambda t: f.Sharded(f.Radon(geometry(t, (12, 9)), method="joseph"), jax.devices()[:1]),
     "gradient": lambda t: f.Gradient((6, 7), (0.5, 2.0), dtype=jnp.dtype(t).name),
     "gradient 3-D periodic": lambda t: f.Gradient((4, 5, 6), boundary="periodic", dtype=jnp.dtype(t).name),
     "laplacian": lambda t: f.Laplacian((6, 7), dtype=jnp.dtype(t).name),
@@ -84,8 +87,10 @@ OPERATORS = {
     ),
     "scatter kernel": lambda t: f.ScatterKernel(array(np.exp(-np.abs(np.arange(-6, 7))), t), (4, 5), array(0.3, t), flat=array(9.0, t)),
     "material path": lambda t: ct.MaterialPath(array([0.4, 2.0], t), array([[1.1, 0.0], [0.0, 1.0]], t), (3, 4)),
-    "negative log": lambda t: ct.NegativeLog(array(1 + NOISE[:3, :4] ** 2, t))
-    @ f.PolyenergeticTransmission(array(NOISE[:3, 0] ** 2, t), array(NOISE[:2, :3] ** 2, t), (3, 4)),
+    "negative log": lambda t: (
+        ct.NegativeLog(array(1 + NOISE[:3, :4] ** 2, t))
+        @ f.PolyenergeticTransmission(array(NOISE[:3, 0] ** 2, t), array(NOISE[:2, :3] ** 2, t), (3, 4))
+    ),
     "damped view mean": lambda t: ct.rings.DampedViewMean(array([1.0, 0.5, 0.3, 0.2], t), (3, 7)),
     "material basis": lambda t: ct.MaterialBasis(array(NOISE[:2, :2], t), (3, 4)),
     "phase retrieval": lambda t: f.PhaseRetrieval(f.Matrix(array(NOISE[:7] + 1j * NOISE[7:14], complex_of(t)))),

@@ -20,9 +20,7 @@ def fail(argument: str, expected: str, got: str, remedy: str = "") -> NoReturn:
 
 def is_concrete(value: Any) -> bool:
     """Whether a value can be looked at now (it is not being traced)."""
-    return not isinstance(value, jax.core.Tracer) and (
-        isinstance(value, (int, float, complex, bool, np.generic, np.ndarray, jax.Array))
-    )
+    return not isinstance(value, jax.core.Tracer) and (isinstance(value, (int, float, complex, bool, np.generic, np.ndarray, jax.Array)))
 
 
 def is_pytree(argument: str, value: Any) -> None:

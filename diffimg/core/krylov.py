@@ -103,9 +103,7 @@ def bicgstab(
     return _solve(plan, apply, preconditioner, b, x0, tolerance, max_steps)
 
 
-def lsqr(
-    apply: Map, adjoint: Map, b: Any, damping: float = 0.0, *, tolerance: float = 1e-6, max_steps: int = 1000
-) -> SolveResult:
+def lsqr(apply: Map, adjoint: Map, b: Any, damping: float = 0.0, *, tolerance: float = 1e-6, max_steps: int = 1000) -> SolveResult:
     """LSQR: argmin_x ‖A x − b‖² + damping²‖x‖²; of several minimizers the shortest (Paige & Saunders 1982).
 
     ``adjoint`` is Aᴴ (in Re⟨·,·⟩). ``converged`` means that ‖r̄‖ ≤ tolerance·‖b‖ or ‖Āᴴr̄‖ ≤ tolerance·‖Ā‖‖r̄‖, where Ā and r̄ include the

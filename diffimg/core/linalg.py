@@ -132,9 +132,7 @@ def truncated_svd_solution(matrix: Any, y: Any, rank: int | None = None, toleran
     return _mul(V, _mul(jnp.conj(U).T, _data(y, U.shape[0], U.dtype)) / s.astype(U.dtype))
 
 
-def least_squares(
-    operator: Any, y: Any, adjoint: Map | None = None, *, tolerance: float = 1e-6, max_steps: int = 1000
-) -> SolveResult:
+def least_squares(operator: Any, y: Any, adjoint: Map | None = None, *, tolerance: float = 1e-6, max_steps: int = 1000) -> SolveResult:
     """argmin_x ½‖A x − y‖². Dense: needs full column rank p = n, solved by QR. Matrix-free: LSQR (the shortest minimizer).
 
     ``operator`` is a matrix, or a callable with its ``adjoint`` (default ``operator.H``).
@@ -147,9 +145,7 @@ def least_squares(
     return _dense_result(A, y, solve_triangular(R, _mul(jnp.conj(Q).T, y)))
 
 
-def minimum_length(
-    operator: Any, y: Any, adjoint: Map | None = None, *, tolerance: float = 1e-6, max_steps: int = 1000
-) -> SolveResult:
+def minimum_length(operator: Any, y: Any, adjoint: Map | None = None, *, tolerance: float = 1e-6, max_steps: int = 1000) -> SolveResult:
     """argmin_x ½‖x‖² subject to A x = y: x = Aᴴτ with the Lagrange multiplier τ = (A Aᴴ)⁻¹y; needs full row rank p = m.
 
     ``operator`` is a matrix (solved by QR of Aᴴ, which does not square the condition number), or a callable with its ``adjoint``

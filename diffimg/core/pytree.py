@@ -95,10 +95,7 @@ def summary(value: Any) -> str:
 
 def dot(a: Any, b: Any) -> jax.Array:
     """Hermitian inner product ⟨a, b⟩ = Σ conj(a)·b of two pytrees of the same structure."""
-    parts = [
-        jnp.vdot(p, q, precision=jax.lax.Precision.HIGHEST)
-        for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    ]
+    parts = [jnp.vdot(p, q, precision=jax.lax.Precision.HIGHEST) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
     return sum(parts[1:], parts[0]) if parts else jnp.zeros(())
 
 

@@ -56,14 +56,14 @@ def calibrate(
     prior: Any = None,
     weights: Any = None,
     blur: Sequence[float] = (4.0, 2.0, 1.0, 0.0),
-    steps: int = 3,
+    steps: int = 5,
     inner_steps: int = 20,
     cutoff: float = 0.5,
     x0: Any = None,
     method: str = "auto",
     key: jax.Array | None = None,
 ) -> Calibration:
-    """Image x and parameters θ that minimise ½Σ w |A(θ)x − y|² + λ/2 ‖∇x‖² + ½Σ ((θ − θ₀)/prior)².
+    """Image x and parameters θ that minimise ½Σ w |A(θ)x − y|² + λ/2 ‖∇x‖² + s²/2 Σ ((θ − θ₀)/prior)², s² the mean square residual.
 
     Each step is one of Gauss–Newton in x and θ together (A. Ruhe, P. Å. Wedin, SIAM Rev. 22 (1980) 318: it keeps what alternating
     between the two loses, and converges like elimination of the image, G. H. Golub, V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413). Its
@@ -78,11 +78,13 @@ def calibrate(
         model: ``model(geometry, parameters) → geometry``, a function (defined once: it is compiled for) that puts parameters which
             are no fields into the geometry, e.g. ``lambda g, p: g.moved(p["rotation"], p["translation"])`` of a ``Modular`` one.
         prior: standard deviation of θ − θ₀, in the parameters' units: a number, or ``{name: number}``; None: no prior.
-        weights: w ≥ 0, broadcasting to the sinogram; 1/variance makes ``prior`` a matter of statistics.
+        weights: w ≥ 0, broadcasting to the sinogram, of which only the ratios matter, e.g. 1/variance.
         blur: standard deviations (detector cells) of the blurs of the data, one after the other.
-        steps: Gauss–Newton steps for each blur.
+        steps: Gauss–Newton steps for each blur; enough when ``change`` has died out. Parallel rays over half a turn take about ten for
+            the last blur, full turns three.
         inner_steps: conjugate gradients in a step.
-        cutoff: fraction of the pixels' Nyquist frequency at which λ weighs as much as the data.
+        cutoff: fraction of the pixels' Nyquist frequency at which λ weighs as much as the data. Smoothing biases parameters that change
+            the data little: a detector's tilt was found 20 % too small with 0.5, 1 % with 1.0.
         x0: start of the image; by default it is reconstructed with the starting geometry.
         method: of ``Radon``.
         key: of the random probes.

@@ -112,7 +112,7 @@ def _view(betas, beta, full, direction):
 def interpolate(sinogram: jax.Array, row: Any, column: Any, full: bool, taps: int) -> jax.Array:
     """``sinogram [..., n, m]`` at fractional indices, which broadcast; clipped at the ends, rows periodic if ``full``; by 2 or 4 taps."""
     n, m = sinogram.shape[-2:]
-    value = 0.0
+    value = jnp.zeros((), sinogram.dtype)
     i, j = jnp.floor(row), jnp.floor(column)
     weights_i, weights_j = _weights(row - i, taps), _weights(column - j, taps)
     i, j = i.astype(int), j.astype(int)

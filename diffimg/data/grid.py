@@ -43,9 +43,7 @@ class Grid:
 
     def __post_init__(self):
         if not isinstance(self.shape, (tuple, list)) or len(self.shape) not in (2, 3):
-            check.fail(
-                "shape", "(ny, nx) or (nz, ny, nx)", repr(self.shape), "Batch axes stay out of the grid."
-            )
+            check.fail("shape", "(ny, nx) or (nz, ny, nx)", repr(self.shape), "Batch axes stay out of the grid.")
         n = len(self.shape)
         object.__setattr__(self, "shape", tuple(check.positive_int("shape", s) for s in self.shape))
         object.__setattr__(self, "spacing", _vector("spacing", self.spacing, (1.0,) * n))

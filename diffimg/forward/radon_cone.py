@@ -140,7 +140,7 @@ def _heights(cone, index, columns):
     edges = cone.first[:, None] + jnp.arange(cone.rows + 1, dtype=columns.dtype) * cone.pitch[:, None]
     position = jnp.clip(cone.height[:, None, None] + cone.slices / 2 + inverse[..., None] * edges[:, None], 0, cone.slices)
     table = (cone.fan.steep[:, None] * count + jnp.arange(count, dtype=jnp.int32)) * width
-    return _read(columns.reshape(-1), table, position, cone.slices) / (inverse * jnp.abs(cone.pitch)[:, None])[..., None]
+    return _read(columns.reshape(-1), table, position, cone.slices) / (inverse * cone.pitch[:, None])[..., None]
 
 
 def _read(flat, table, position, cells):
@@ -334,7 +334,7 @@ def _line_gradient(cone, index, columns, y):
 
     def heights(cone):
         inverse = _inverse_magnification(cone, index, count)
-        return inverse, inverse * cone.first[:, None], inverse * cone.pitch[:, None], cone.height, jnp.abs(cone.pitch)
+        return inverse, inverse * cone.first[:, None], inverse * cone.pitch[:, None], cone.height, cone.pitch
 
     (inverse, first, pitch, height, step), pull_heights = jax.vjp(heights, cone)
     edges = jnp.arange(width, dtype=real)

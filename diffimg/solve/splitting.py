@@ -164,9 +164,7 @@ class PrimalDual(Solver):
         direction = _sum([problem.grad(state.x), *pulls])
         x, auxiliary = problem.prox(tree.add(state.x, direction, -tau), tau, state.auxiliary)
         ahead = tree.add(tree.scale(2, x), state.x, -1)
-        y = tuple(
-            g.conjugate_prox(tree.add(y, k(ahead), sigma), sigma) for (g, k), y in zip(problem.composed, state.y, strict=True)
-        )
+        y = tuple(g.conjugate_prox(tree.add(y, k(ahead), sigma), sigma) for (g, k), y in zip(problem.composed, state.y, strict=True))
         return PrimalDualState(x, y, auxiliary, state.tau, state.sigma)
 
     def residual(self, old, new):

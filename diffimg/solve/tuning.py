@@ -110,9 +110,7 @@ def discrepancy(
     return Choice(jnp.exp(nearest), jnp.exp(trials), curve, found)
 
 
-def l_curve(
-    solve: Callable[[Any], Any], operator: Operator, y: Any, seminorm: Callable[[Any], Any], weights: Any
-) -> Choice:
+def l_curve(solve: Callable[[Any], Any], operator: Operator, y: Any, seminorm: Callable[[Any], Any], weights: Any) -> Choice:
     """The corner of the curve (log ‖A x_λ − y‖, log |x_λ|), where it turns from steep to flat (Hansen & O'Leary, 1993).
 
     The corner is where the curve turns most per unit of log λ, its curvature times its speed in log λ. Curvature alone has no maximum

@@ -136,7 +136,9 @@ def test_equals_analytic_sinograms(curved):
     error = relative(Radon(geometry)(phantom.rasterize((n, n))), exact)
     assert error < 0.008
     if not curved:
-        assert error < 1.05 * min(relative(astra_project(geometry, phantom.rasterize((n, n)), model)[0], exact) for model in ("line", "strip"))
+        assert error < 1.05 * min(
+            relative(astra_project(geometry, phantom.rasterize((n, n)), model)[0], exact) for model in ("line", "strip")
+        )
 
 
 def astra_project(geometry, x, model, y=None):
@@ -210,7 +212,7 @@ def dot(a, b):
     return sum(float(jnp.vdot(p, q)) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.mark.parametrize("curved", [False, True], ids=["flat", "curved"])
+@pytest.mark.parametrize("curved", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["flat", "curved"])
 @pytest.mark.parametrize("back", [False, True], ids=["forward", "adjoint"])
 def test_geometry_derivatives_equal_finite_differences(curved, back, x64):
     geometry = scan(curved)

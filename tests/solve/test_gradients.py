@@ -203,9 +203,7 @@ def test_truncated_to_all_steps_is_unroll_and_its_error_decays_geometrically():
     assert slope == pytest.approx(np.log(contraction), rel=0.2)
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("FISTA", "ConjugateGradient") else pytest.param(n, marks=pytest.mark.slow) for n in SOLVERS]
-)
+@pytest.mark.parametrize("name", [n if n in ("FISTA", "ConjugateGradient") else pytest.param(n, marks=pytest.mark.slow) for n in SOLVERS])
 def test_jacobian_free_is_one_truncated_step_at_the_fixed_point(name):
     t = parameters()
     rules = JacobianFree(), Truncated(1), Implicit(tolerance=1e-10)
