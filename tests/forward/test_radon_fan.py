@@ -174,6 +174,7 @@ def test_agrees_with_astra():
     assert relative(Radon(geometry).H(y), back) < 5e-3
 
 
+@pytest.mark.slow
 def test_far_away_it_is_the_parallel_beam():
     angles = np.linspace(0.1, 2 * np.pi, 16)
     x = data.shepp_logan(24).rasterize((48, 48))
@@ -213,7 +214,7 @@ def dot(a, b):
 
 
 @pytest.mark.parametrize("curved", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["flat", "curved"])
-@pytest.mark.parametrize("back", [False, True], ids=["forward", "adjoint"])
+@pytest.mark.parametrize("back", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forward", "adjoint"])
 def test_geometry_derivatives_equal_finite_differences(curved, back, x64):
     geometry = scan(curved)
     image, sinogram = jnp.asarray(noise(*SHAPE)), jnp.asarray(noise(*geometry.sinogram_shape))
@@ -278,6 +279,7 @@ def test_gradients_for_smooth_bodies_equal_analytic_ones():
         assert relative(getattr(own, name), getattr(exact, name)) < 0.01, name
 
 
+@pytest.mark.slow
 def test_gradients_for_uniform_bodies_equal_analytic_ones(x64):
     """Of a smooth functional of a sinogram with kinks, view by view."""
     phantom, geometry = (jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), v) for v in (BODIES, wobbling(12, 2)))
@@ -302,6 +304,7 @@ def test_no_scatter():
         assert "scatter" not in jax.jit(function).lower(operator, v).as_text()
 
 
+@pytest.mark.slow
 def test_a_geometry_gradient_needs_little_memory():
     geometry = FanBeam((128, 128), np.linspace(0, 2 * np.pi, 180), 200, 250.0, 125.0, 1.0, 1.5)
     operator = Radon(jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), geometry))
