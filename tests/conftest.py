@@ -1,4 +1,5 @@
 import os
+import pathlib
 
 # eight simulated devices are asked for by the tests that need them, in a process of their own
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,3 +13,17 @@ def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):
         yield
+
+
+MAPS = pathlib.Path("/proc/self/maps")
+LIMIT = 30_000  # Linux allows a process 65,530 mappings; every compiled program holds some, and XLA crashes where they run out
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Forget compiled programs before there are too many; looked at between modules and every 8th test."""
+    item.config.finished = finished = getattr(item.config, "finished", 0) + 1
+    if (finished % 8 == 0 or nextitem is None or nextitem.module is not item.module) and MAPS.exists():
+        with MAPS.open("rb") as lines:
+            if sum(1 for _ in lines) > LIMIT:
+                jax.clear_caches()

@@ -97,7 +97,7 @@ OPERATORS = {
     "coded diffraction": lambda t: f.CodedDiffraction(array(np.exp(1j * NOISE[:8, :8]), complex_of(t))),
 }
 
-SLOW = ("radon fan, curved", "radon modular", "radon helical")  # the same projectors in other poses
+SLOW = ("radon fan, curved", "radon modular", "radon cone", "radon helical")  # long to compile; tests/forward has their essentials
 
 SHAPE = (8, 9)
 IMAGE = NOISE[:8, :9]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Divergent:
-    """Base of the geometries whose rays start in a point. A subclass is a ``@pytree`` with ``poses`` and the static fields below.
+    """Base of the geometries whose rays start in a point. A subclass is a ``@pytree`` with a property ``poses`` and the fields below.
 
     Of the derived quantities, those that depend on traced leaves are traced; the yes-or-no ones are None then.
     """
@@ -30,11 +30,7 @@ class Divergent:
     detector_shape: tuple[int, ...]
     pixel_size: float
     slice_thickness: float
-
-    @property
-    def poses(self) -> Poses:
-        """Source and detector of every view; differentiable in the leaves."""
-        raise NotImplementedError
+    poses: Any  # source and detector of every view (``Poses``), differentiable in the leaves
 
     @property
     def view_count(self) -> int:
@@ -87,7 +83,7 @@ class Divergent:
         if poses.curved:
             normal = poses.detector - poses.source
         elif self.ndim == 2:
-            normal = poses.column[:, ::-1] * np.array([1.0, -1.0])
+            normal = xp.stack([poses.column[:, 1], -poses.column[:, 0]], -1)
         else:
             normal = xp.cross(poses.column, poses.row)
         return xp.sum((poses.detector - poses.source) * normal, -1) / xp.sum(-poses.source * normal, -1)

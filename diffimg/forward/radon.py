@@ -23,7 +23,10 @@ class Radon(Operator):
     """Line integrals of an image (image value × mm): ``[..., ny, nx]`` → ``[..., view, detector]``, or of a volume
     ``[..., nz, ny, nx]`` → ``[..., view, row, column]``.
 
-    Linear in the image; differentiable to any order in the image and in every leaf of the geometry.
+    Linear in the image; differentiable to any order in the image and in every leaf of the geometry. Along diverging rays the latter are
+    derivatives of the discrete model almost everywhere: the first reads pixels as constants (gradients of smooth functionals of
+    smooth bodies come within 1 % of the analytic ones, single rays within 5–8 % at 128², less at edges), and the second in a shift
+    of the rays alone lacks the jumps of the first.
 
     Args:
         geometry: the rays: ``ParallelBeam``, ``FanBeam``, ``ConeBeam``, ``Helical`` or ``Modular``.
@@ -71,7 +74,8 @@ class Radon(Operator):
         if self.method == "joseph" and isinstance(self.geometry, ParallelBeam) and self.image_model != "pixel":
             check.fail("image_model", "none with method='joseph', which interpolates linearly", repr(self.image_model), "Use 'fourier'.")
         if self._kind != "fourier" and self.detector_model != "bin":
-            check.fail("detector_model", "none beside method='fourier'", repr(self.detector_model), "Leave it out.")
+            got = f"{self.detector_model!r} with method={self._kind!r}"
+            check.fail("detector_model", "none beside method='fourier'", got, "Leave it out: the others have a model of their own.")
 
     @property
     def domain(self):

@@ -116,7 +116,7 @@ SMALL = ConeBeam((6, 8, 8), np.linspace(0, 2 * np.pi, 16, endpoint=False), (10, 
 SPIRAL = Helical.from_pitch((6, 8, 8), 2.0, 16, 0.8, (8, 18), 30.0, 10.0)
 
 
-@pytest.mark.parametrize("geometry", [SMALL, SPIRAL], ids=["circle", "helix"])
+@pytest.mark.parametrize("geometry", [SMALL, pytest.param(SPIRAL, marks=pytest.mark.slow)], ids=["circle", "helix"])
 def test_batch_complex_and_one_trace(geometry):
     sinogram = jax.random.normal(jax.random.key(1), geometry.sinogram_shape)
     single = ct.fdk(sinogram, geometry)

@@ -25,6 +25,7 @@ def run(name, folder, overrides):
     return metrics["methods"]
 
 
+@pytest.mark.slow
 def test_beam_hardening(tmp_path):
     found = run("ct_beam_hardening", tmp_path / "r", [*FAN, *GRID, *MODEL])
     assert found["FBP"]["cupping_percent"] > 3
@@ -47,6 +48,7 @@ def test_material_decomposition(tmp_path):
         assert abs(found[method]["bone_bias_percent"]) < 10
 
 
+@pytest.mark.slow
 def test_hounsfield(tmp_path):
     pytest.importorskip("pydicom")
     found = run("ct_hounsfield", tmp_path / "r", ["data.size=64", "fan.views=120", "fan.detector_spacing=4.0", *MODEL])
