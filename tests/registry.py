@@ -91,7 +91,7 @@ OPERATORS = {
         ct.NegativeLog(array(1 + NOISE[:3, :4] ** 2, t))
         @ f.PolyenergeticTransmission(array(NOISE[:3, 0] ** 2, t), array(NOISE[:2, :3] ** 2, t), (3, 4))
     ),
-    "damped view mean": lambda t: ct.rings.DampedViewMean(array([1.0, 0.5, 0.3, 0.2], t), (3, 7)),
+    "damped view mean": lambda t: ct.rings.DampedViewMean(array(0.3, t), (3, 7)),
     "material basis": lambda t: ct.MaterialBasis(array(NOISE[:2, :2], t), (3, 4)),
     "phase retrieval": lambda t: f.PhaseRetrieval(f.Matrix(array(NOISE[:7] + 1j * NOISE[7:14], complex_of(t)))),
     "coded diffraction": lambda t: f.CodedDiffraction(array(np.exp(1j * NOISE[:8, :8]), complex_of(t))),

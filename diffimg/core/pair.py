@@ -27,7 +27,8 @@ class Pair:
 
     ``forward(parameters, x) → y`` and its derivative ``forward_tangent(parameters, direction, x)`` in the parameters,
     ``transpose(parameters, y) → x`` and ``transpose_tangent(parameters, direction, y)``; optionally ``gradient(parameters, x, y)``,
-    the gradient of ⟨y, forward(parameters, x)⟩ in the parameters (their structure; entries of integers are not read), for real data.
+    the gradient of ⟨y, forward(parameters, x)⟩ in the parameters (their structure; entries of integers are not read), for real data,
+    and ``gradient_tangent(parameters, direction, x, y)``, its derivative (by default, JAX's own).
     """
 
     forward: Callable
@@ -35,14 +36,31 @@ class Pair:
     forward_tangent: Callable
     transpose_tangent: Callable
     gradient: Callable | None = None
+    gradient_tangent: Callable | None = None
 
     @property
     def swapped(self) -> Pair:
         """The transpose as the forward map."""
-        gradient = None
-        if self.gradient is not None:
-            gradient = self.gradient.function if isinstance(self.gradient, _Flipped) else _Flipped(self.gradient)
-        return Pair(self.transpose, self.forward, self.transpose_tangent, self.forward_tangent, gradient)
+        gradients = (_flipped(self.gradient), _flipped(self.gradient_tangent))
+        return Pair(self.transpose, self.forward, self.transpose_tangent, self.forward_tangent, *gradients)
+
+
+def by_jvp(function: Callable) -> Callable:
+    """The tangent of ``function(parameters, *arguments)`` in its parameters, for a ``Pair``."""
+
+    def tangent(parameters, direction, *arguments):
+        return jax.jvp(lambda p: function(p, *arguments), (parameters,), (direction,))[1]
+
+    return tangent
+
+
+def by_transposition(tangent: Callable, domain: Callable) -> Callable:
+    """The ``transpose_tangent`` to a ``forward_tangent``, by JAX (it scatters); ``domain(parameters, y)`` is shape and dtype of x."""
+
+    def transposed(parameters, direction, y):
+        return jax.linear_transpose(lambda x: tangent(parameters, direction, x), domain(parameters, y))(y)[0]
+
+    return transposed
 
 
 def paired(pair: Pair, parameters: Any, x: Any) -> Any:
@@ -56,6 +74,7 @@ def paired(pair: Pair, parameters: Any, x: Any) -> Any:
         _FlatTangent(pair.forward_tangent, p_tree, x_tree),
         _FlatTangent(pair.transpose_tangent, p_tree, y_tree),
         pair.gradient and _FlatGradient(pair.gradient, p_tree, x_tree, y_tree),
+        pair.gradient and _FlatGradient(pair.gradient_tangent or by_jvp(pair.gradient), p_tree, x_tree, y_tree, tangent=True),
     )
     out = pair_p.bind(*map(jnp.asarray, p), *map(jnp.asarray, leaves), pair=flat, count=len(p))
     return jax.tree.unflatten(y_tree, out)
@@ -92,18 +111,26 @@ class _FlatTangent:
 
 @dataclasses.dataclass(frozen=True)
 class _FlatGradient:
-    """``gradient`` from flat parameters, x and y to the entries of the inexact parameters."""
+    """``gradient`` (or its tangent, with a direction) from flat parameters, x and y to the entries of the inexact parameters."""
 
     function: Callable
     parameters: Any
     argument: Any
     value: Any
+    tangent: bool = False
 
     def __call__(self, *flat):
-        n, m = self.parameters.num_leaves, self.parameters.num_leaves + self.argument.num_leaves
-        parameters = jax.tree.unflatten(self.parameters, flat[:n])
-        out = self.function(parameters, jax.tree.unflatten(self.argument, flat[n:m]), jax.tree.unflatten(self.value, flat[m:]))
-        return [g for g, p in zip(jax.tree.leaves(out), flat[:n], strict=True) if _inexact(p)]
+        n = self.parameters.num_leaves
+        parameters, rest = flat[:n], flat[n:]
+        given = [jax.tree.unflatten(self.parameters, parameters)]
+        if self.tangent:
+            moving = iter(rest)
+            direction = [next(moving) if _inexact(v) else np.zeros(jnp.shape(v), jax.dtypes.float0) for v in parameters]
+            given.append(jax.tree.unflatten(self.parameters, direction))
+            rest = tuple(moving)
+        m = self.argument.num_leaves
+        out = self.function(*given, jax.tree.unflatten(self.argument, rest[:m]), jax.tree.unflatten(self.value, rest[m:]))
+        return [g for g, p in zip(jax.tree.leaves(out), parameters, strict=True) if _inexact(p)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +141,10 @@ class _Flipped:
 
     def __call__(self, *flat):
         return self.function(*flat[:-2], flat[-1], flat[-2])
+
+
+def _flipped(gradient):
+    return gradient and (gradient.function if isinstance(gradient, _Flipped) else _Flipped(gradient))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,15 +160,27 @@ class _Batched:
 
 @dataclasses.dataclass(frozen=True)
 class _BatchedGradient:
-    """vmap of a flat gradient; what belongs to an unbatched direction is summed, the rest goes to the axis of its direction."""
+    """vmap of a flat gradient (or its tangent, with directions along ``inner``); what belongs to an unbatched direction of the result is
+    summed, the rest goes to the axis of its direction."""
 
     function: Callable
     axes: tuple[int | None, ...]
+    inner: tuple[int | None, ...]
     directions: tuple[int | None, ...]
 
     def __call__(self, *flat):
-        out = jax.vmap(self.function, in_axes=self.axes + (0,) * (len(flat) - len(self.axes)))(*flat)
+        axes = self.axes + self.inner
+        out = jax.vmap(self.function, in_axes=axes + (0,) * (len(flat) - len(axes)))(*flat)
         return [g.sum(0) if d is None else jnp.moveaxis(g, 0, d) for g, d in zip(out, self.directions, strict=True)]
+
+
+def _turned(tangent):
+    """The transpose of a gradient's tangent in its direction: itself, second derivatives being symmetric, but for the batch axes."""
+    if isinstance(tangent, _Flipped):
+        return _Flipped(_turned(tangent.function))
+    if isinstance(tangent, _BatchedGradient):
+        return _BatchedGradient(_turned(tangent.function), tangent.axes, tangent.directions, tangent.inner)
+    return tangent
 
 
 def _inexact(v):
@@ -147,6 +190,7 @@ def _inexact(v):
 pair_p = Primitive("linear_pair")
 tangent_p = Primitive("linear_pair_tangent")  # ∂A(p)[dp] x from (p, dp, x)
 gradient_p = Primitive("linear_pair_gradient")  # its contraction with y over x: from (p, x, y)
+curvature_p = Primitive("linear_pair_curvature")  # of that, the derivative in p: from (p, dp, x, y), self-adjoint in dp
 
 
 def _some(tangents):
@@ -181,8 +225,8 @@ def _transpose(cotangents, *flat, pair, count):
 
 def _batch(args, dims, *, pair, count):
     axes, given = _axes(args, dims, count)
-    tangent_axes = tuple(d for d, p in zip(axes, args, strict=False) if _inexact(p))
-    out = pair_p.bind(*args[:count], *given, pair=_batched(pair, axes, tangent_axes), count=count)
+    directions = _inner(axes, args)
+    out = pair_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions, directions), count=count)
     return out, [0] * len(out)
 
 
@@ -210,13 +254,16 @@ def _tangent_transpose(cotangents, *flat, pair, count):
 def _tangent_batch(args, dims, *, pair, count):
     axes, given = _axes(args, dims, count)
     directions = (0,) * sum(_inexact(p) for p in args[:count])
-    out = tangent_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions), count=count)
+    out = tangent_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions, _inner(axes, args)), count=count)
     return out, [0] * len(out)
 
 
 def _gradient_jvp(primals, tangents, *, pair, count):
     out = gradient_p.bind(*primals, pair=pair, count=count)
-    parts = _parameter_part(pair.gradient, primals, tangents, count)
+    parts = []
+    if _some(tangents[:count]):
+        given = [ad.instantiate_zeros(t) for t, p in zip(tangents[:count], primals[:count], strict=True) if _inexact(p)]
+        parts.append(curvature_p.bind(*primals[:count], *given, *primals[count:], pair=pair, count=count))
     for k in (-2, -1):
         if not isinstance(tangents[k], ad.Zero):
             changed = list(primals)
@@ -236,7 +283,42 @@ def _gradient_transpose(cotangents, *flat, pair, count):
 def _gradient_batch(args, dims, *, pair, count):
     axes, given = _axes(args, dims, count)
     directions = (0,) * sum(_inexact(p) for p in args[:count])
-    out = gradient_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions), count=count)
+    out = gradient_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions, _inner(axes, args)), count=count)
+    return out, [0] * len(out)
+
+
+def _curvature_jvp(primals, tangents, *, pair, count):
+    """Linear in direction, x and y; of third order in the parameters."""
+    out = curvature_p.bind(*primals, pair=pair, count=count)
+    split = len(primals) - 2
+    parts = _parameter_part(pair.gradient_tangent, primals, tangents, count)
+    for low, high in ((count, split), (split, split + 1), (split + 1, split + 2)):
+        if _some(tangents[low:high]):
+            changed = [ad.instantiate_zeros(t) if low <= k < high else p for k, (p, t) in enumerate(zip(primals, tangents, strict=True))]
+            parts.append(curvature_p.bind(*changed, pair=pair, count=count))
+    return out, _total(parts, out)
+
+
+def _curvature_transpose(cotangents, *flat, pair, count):
+    ct = [ad.instantiate_zeros(c) for c in cotangents]
+    directions, rest = flat[count:-2], flat[-2:]
+    if any(ad.is_undefined_primal(d) for d in directions):
+        turned = dataclasses.replace(pair, gradient_tangent=_turned(pair.gradient_tangent))
+        out = curvature_p.bind(*flat[:count], *ct, *rest, pair=turned, count=count)
+        return [None] * count + [g if ad.is_undefined_primal(d) else None for g, d in zip(out, directions, strict=True)] + [None, None]
+    k = 0 if ad.is_undefined_primal(rest[0]) else 1
+
+    def of(v):
+        return pair.gradient_tangent(*flat[: count + len(directions)], *(v if j == k else w for j, w in enumerate(rest)))
+
+    out = jax.linear_transpose(of, jax.ShapeDtypeStruct(rest[k].aval.shape, rest[k].aval.dtype))(ct)[0]
+    return [None] * (count + len(directions)) + [out if j == k else None for j in range(2)]
+
+
+def _curvature_batch(args, dims, *, pair, count):
+    axes, given = _axes(args, dims, count)
+    directions = (0,) * sum(_inexact(p) for p in args[:count])
+    out = curvature_p.bind(*args[:count], *given, pair=_batched(pair, axes, directions, directions), count=count)
     return out, [0] * len(out)
 
 
@@ -266,14 +348,20 @@ def _axes(args, dims, count):
     return axes, given
 
 
-def _batched(pair, axes, directions):
-    """The pair under vmap, its parameters batched along ``axes`` and their directions along ``directions``."""
+def _inner(axes, args):
+    """Of the inexact parameters."""
+    return tuple(d for d, p in zip(axes, args, strict=False) if _inexact(p))
+
+
+def _batched(pair, axes, directions, inner):
+    """The pair under vmap: parameters batched along ``axes``, directions along ``directions``, of a gradient's tangent ``inner``."""
     return Pair(
         _Batched(pair.forward, axes),
         _Batched(pair.transpose, axes),
         _Batched(pair.forward_tangent, axes + directions),
         _Batched(pair.transpose_tangent, axes + directions),
-        pair.gradient and _BatchedGradient(pair.gradient, axes, directions),
+        pair.gradient and _BatchedGradient(pair.gradient, axes, (), directions),
+        pair.gradient_tangent and _BatchedGradient(pair.gradient_tangent, axes, inner, directions),
     )
 
 
@@ -299,3 +387,4 @@ def _define(primitive, function, jvp, transpose, batch):
 _define(pair_p, lambda pair: pair.forward, _jvp, _transpose, _batch)
 _define(tangent_p, lambda pair: pair.forward_tangent, _tangent_jvp, _tangent_transpose, _tangent_batch)
 _define(gradient_p, lambda pair: pair.gradient, _gradient_jvp, _gradient_transpose, _gradient_batch)
+_define(curvature_p, lambda pair: pair.gradient_tangent, _curvature_jvp, _curvature_transpose, _curvature_batch)

@@ -26,11 +26,11 @@ from diffimg.ct.generations import (
     third_generation,
 )
 from diffimg.ct.hounsfield import attenuation, hounsfield
-from diffimg.ct.iterative import cgls, fista_tv, mlem, os_sart, osem, pwls, sart, sirt
+from diffimg.ct.iterative import cgls, fista_tv, mlem, os_sart, osem, poisson_tv, pwls, sart, sirt
 from diffimg.ct.metal import interpolate_trace, metal_trace, normalized_interpolation, tissue_prior
 from diffimg.ct.ramp import ramp_filter, ramp_response
 from diffimg.ct.rebin import rebin
-from diffimg.ct.rings import GainEstimate, estimate_gains, remove_stripes
+from diffimg.ct.rings import GainEstimate, estimate_gains, remove_stripes, stripe_offsets
 from diffimg.ct.scan_weights import offset_weights, parker_weights, scan_weights
 from diffimg.ct.sinogram_file import SinogramFile, read_sinogram, write_sinogram
 from diffimg.ct.tissues import TISSUES, Tissue, colours, label_map, membership
@@ -79,6 +79,7 @@ __all__ = [
     "os_sart",
     "osem",
     "parker_weights",
+    "poisson_tv",
     "polyenergetic_integral",
     "pwls",
     "ramp_filter",
@@ -94,6 +95,7 @@ __all__ = [
     "sirt",
     "sixth_generation",
     "snr",
+    "stripe_offsets",
     "swank_factor",
     "third_generation",
     "tissue_prior",

@@ -24,7 +24,7 @@ from diffimg.core import check
 from diffimg.core.pytree import replace
 from diffimg.ct import ramp
 from diffimg.ct.fan import admit, cells_beyond
-from diffimg.ct.helical import weighted_fbp
+from diffimg.ct.helical import recognise_helix, weighted_fbp
 from diffimg.ct.rebin import interpolate
 from diffimg.ct.scan_weights import ITERATIVE, recognise, scan_weights
 from diffimg.forward.cone_beam import FlatPanel, Helical
@@ -55,12 +55,12 @@ def fdk(
         filter: window on the ramp, as in ``fbp``, without "none".
         cutoff: fraction in (0, 1] of the detector's Nyquist frequency where the window ends.
         weights: dβ, "voronoi", "uniform" or ``[view]``, see ``scan_weights``; not of a helix.
-        scan: "full", "short", "offset", or "auto", see ``scan_weights``; not of a helix. Where leaves of the geometry are traced it must
+        scan: "full", "short" (not of a helix), "offset", or "auto", see ``scan_weights``. Where leaves of the geometry are traced it must
             be said; of a helix the angles must be known.
 
     Returns:
         ``[..., z, y, x]``, in the unit of the volume (1/mm). On a circle, voxels that a view does not see get nothing from it. On a
-        helix, voxels that are not seen from half a turn of directions are 0.
+        helix, voxels that are not seen from half a turn of directions (with an offset detector, a whole one) are 0.
 
     Raises:
         ValueError: wrong types, shapes, NaN, unknown filter; what ``scan_weights`` refuses; a Modular that is tilted or not on a circle;
@@ -77,9 +77,9 @@ def fdk(
         own, other = geometry.poses, upright.poses
         sinogram, geometry = ramp.by_parts(lambda q: _level(q, own, other), sinogram), upright
     if isinstance(geometry, Helical):
-        check.one_of("scan", scan, ("auto",), "A helix has no other kinds.")
+        scan = recognise_helix(geometry, scan)
         check.one_of("weights", weights if isinstance(weights, str) else "an array", ("voronoi",), "A helix is rebinned to equal steps.")
-        return ramp.by_parts(lambda q: weighted_fbp(q, geometry, filter, cutoff), sinogram)
+        return ramp.by_parts(lambda q: weighted_fbp(q, geometry, filter, cutoff, scan), sinogram)
     _check_circle(geometry)
     scan = recognise(geometry, scan)
     poses = geometry.poses

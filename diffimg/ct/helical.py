@@ -8,6 +8,9 @@ whole, and nothing jumps where a ray leaves the detector.
 K. Stierstorfer, A. Rauscher, J. Boese, H. Bruder, S. Schaller, T. Flohr, Weighted FBP: a simple approximate 3D FBP algorithm for multislice
 spiral CT with good dose usage for arbitrary pitch, Phys. Med. Biol. 49 (2004) 2209. Approximate: the cone angle is neglected in the
 filter, which is good for up to some 64 clinical rows.
+
+A detector that is shifted to one side has measured the lines of a direction completely only together with those of the opposite one: its
+readings are weighed as on a circle (``scan_weights.offset_weights``), and the half-turns of either sense averaged for themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from diffimg.core import check
 from diffimg.core.pytree import pytree, static
 from diffimg.ct import ramp
 from diffimg.ct.rebin import interpolate
-from diffimg.ct.scan_weights import ITERATIVE
+from diffimg.ct.scan_weights import ITERATIVE, check_sides, offset_weights, one_sided
 from diffimg.forward.cone_beam import Helical
 from diffimg.forward.gathers import take
 from diffimg.forward.scan_fields import centred, host
@@ -57,25 +60,48 @@ class _Gantry:
     def lag(self):
         return jnp.arctan2(self.source_offset, self.distance)
 
+    def angle(self, shift):
+        """Of the ray to a place ``shift`` mm from the detector's middle, with the one through the axis."""
+        return jnp.arctan2(shift + self.detector_offset - self.source_offset, self.reach) + self.lag
 
-def weighted_fbp(sinogram: jax.Array, geometry: Helical, filter: str, cutoff: float) -> jax.Array:
-    """``ct.fdk`` of a ``Helical`` geometry without tilt. ``sinogram``: real ``[..., view, row, column]``."""
+
+def weighted_fbp(sinogram: jax.Array, geometry: Helical, filter: str, cutoff: float, scan: str) -> jax.Array:
+    """``ct.fdk`` of a ``Helical`` geometry without tilt. ``sinogram``: real ``[..., view, row, column]``; ``scan``: "full", "offset"."""
     for name in ("source_distance", "detector_distance", "detector_offset", "source_offset"):
         if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(getattr(geometry, name))):
             check.fail(name, "one value for all views", "one a view", f"Reconstruct iteratively: {ITERATIVE}.")
     angles, turning, directions, half_turns = _directions(geometry)
-    _check_coverage(geometry)
+    senses = 2 if scan == "offset" else 1
+    _check_coverage(geometry, senses)
     source_z, source_f = geometry.source_offset
     detector_z, detector_f = geometry.detector_offset
     row, column = geometry.detector_spacing
     reach = geometry.source_distance + geometry.detector_distance
     numbers = (geometry.source_distance, source_f, reach, detector_f, source_z, detector_z - source_z)
     gantry = _Gantry(*(jnp.asarray(v, sinogram.dtype) for v in numbers), column, row)
-    response = ramp.ramp_response(ramp.length_for(geometry.detector_shape[1]), 1.0, filter, cutoff)
+    columns = geometry.detector_shape[1]
+    beyond = columns if senses == 2 else 0
+    response = ramp.ramp_response(ramp.length_for(columns, beyond), 1.0, filter, cutoff)
     sizes = (geometry.slice_thickness, geometry.pixel_size)
     axes = np.stack([np.cos(directions), np.sin(directions)], -1)
-    scan = (gantry, angles * turning, directions * turning, axes, geometry.table)
-    return _reconstruct(sinogram, *scan, turning, response, half_turns, geometry.image_shape, sizes)
+    motion = (gantry, angles * turning, directions * turning, axes, geometry.table)
+    return _reconstruct(sinogram, *motion, turning, response, half_turns, geometry.image_shape, sizes, senses, beyond)
+
+
+def recognise_helix(geometry: Helical, scan: str) -> str:
+    """ "full", or "offset" where the columns do not reach the circle inscribed in the slices on one side; as in ``scan_weights``."""
+    check.one_of("scan", scan, ("auto", "full", "offset"), "A helix has no other kinds.")
+    known = host(geometry)
+    if known is None:
+        if scan == "auto":
+            expected = "'full' or 'offset' for a traced geometry"
+            check.fail("scan", expected, "'auto'", "Which one it is must be known when the program is compiled: pass scan='full'.")
+        return scan
+    if scan == "auto":
+        scan = "offset" if one_sided(known) else "full"
+    if scan == "offset":
+        check_sides(known)
+    return scan
 
 
 def _directions(geometry):
@@ -99,19 +125,20 @@ def _directions(geometry):
     return angles, turning, first + turning * step * np.arange(half_turns * per_half), half_turns
 
 
-def _check_coverage(geometry):
+def _check_coverage(geometry, senses):
     known = host(geometry)
     if known is None:
         return
-    feed = np.max(np.abs(np.diff(known.table) / np.diff(known.angles))) * math.pi
+    feed = np.max(np.abs(np.diff(known.table) / np.diff(known.angles))) * math.pi * senses
     width = geometry.detector_shape[0] * geometry.detector_spacing[0] / float(known.magnification)
-    if feed > width:
-        remedy = f"The pitch must be below 2 · (1 − radius / source_distance); else reconstruct iteratively: {ITERATIVE}."
-        check.fail("geometry.table", f"a feed of at most {width:.4g} mm in half a turn, the beam at the axis", f"{feed:.4g} mm", remedy)
+    if feed > width * (1 + 1e-6):
+        turn, most = ("a turn of an offset detector", 1) if senses == 2 else ("half a turn", 2)
+        remedy = f"The pitch must be below {most} · (1 − radius / source_distance); else reconstruct iteratively: {ITERATIVE}."
+        check.fail("geometry.table", f"a feed of at most {width:.4g} mm in {turn}, the beam at the axis", f"{feed:.4g} mm", remedy)
 
 
-@functools.partial(jax.jit, static_argnums=(8, 9, 10))
-def _reconstruct(q, gantry, angles, directions, axes, table, turning, response, half_turns, image_shape, sizes):
+@functools.partial(jax.jit, static_argnums=(8, 9, 10, 11, 12))
+def _reconstruct(q, gantry, angles, directions, axes, table, turning, response, half_turns, image_shape, sizes, senses, beyond):
     dtype, lead = q.dtype, q.shape[:-3]
     views, rows, columns = q.shape[-3:]
     # elevation of the rays
@@ -121,30 +148,36 @@ def _reconstruct(q, gantry, angles, directions, axes, table, turning, response, 
     cosine = plane / jnp.sqrt(plane**2 + climb[:, None] ** 2)
     # parallel rays: cells as they appear at the axis
     spacing = gantry.spacing * gantry.distance / gantry.reach
-    middle = gantry.radius * jnp.sin(jnp.arctan2(gantry.detector_offset - gantry.source_offset, gantry.reach) + gantry.lag)
-    l = middle + centred(columns).astype(dtype) * spacing
+    middle = gantry.radius * jnp.sin(gantry.angle(0.0))
+    l = middle + centred(columns + 2 * beyond).astype(dtype) * spacing
     gamma = jnp.arcsin(jnp.clip(l / gantry.radius, -0.999, 0.999)) - gantry.lag
     cell = (gantry.reach * jnp.tan(gamma) + gantry.source_offset - gantry.detector_offset) / gantry.spacing + (columns - 1) / 2
-    seen = (cell >= -0.5) & (cell <= columns - 0.5)
+    seen = ((cell >= -0.5) & (cell <= columns - 0.5)).astype(dtype)
     beta = jnp.asarray(directions, dtype)[:, None] + turning * gamma
     index = jnp.interp(beta, jnp.asarray(angles, dtype), jnp.arange(views, dtype=dtype))
-    inside = (beta >= angles[0]) & (beta <= angles[-1]) & seen
+    inside = ((beta >= angles[0]) & (beta <= angles[-1])).astype(dtype)
     source = jnp.interp(index, jnp.arange(views, dtype=dtype), jnp.asarray(table, dtype)) + gantry.height
-    geometry = jax.tree.map(lambda v: v.reshape(half_turns, -1, *v.shape[1:]), (jnp.asarray(axes, dtype), source, inside.astype(dtype)))
+    if senses == 1:
+        inside = share = inside * seen  # what was not measured does not count
+    else:
+        half = columns / 2 * gantry.spacing
+        share = inside * seen * offset_weights(gamma + gantry.lag, gantry.angle(-half), gantry.angle(half))
+    own = slice(beyond, beyond + columns)  # the cells that exist
+    geometry = jax.tree.map(lambda v: v.reshape(half_turns, -1, *v.shape[1:]), (jnp.asarray(axes, dtype), source, inside))
 
     def one(q):
         per_row = jnp.moveaxis(q * cosine, 1, 0)
-        parallel = lax.map(lambda v: interpolate(v, index, cell, False, 4), per_row)  # [row, direction, l]
-        filtered = ramp.filter_cells(parallel * inside, response / spacing, 0, _FINE)
-        tables = jnp.transpose(filtered, (1, 2, 0)).reshape(half_turns, -1, _FINE * columns, rows)
-        return _backproject(gantry, geometry, tables, (middle, spacing), image_shape, sizes)
+        parallel = lax.map(lambda v: interpolate(v, index[:, own], cell[own], False, 4), per_row)  # [row, direction, l]
+        filtered = ramp.filter_cells(parallel * share[:, own], response / spacing, beyond, _FINE)
+        tables = jnp.transpose(filtered, (1, 2, 0)).reshape(half_turns, -1, _FINE * len(l), rows)
+        return _backproject(gantry, geometry, tables, (middle, spacing), image_shape, sizes, senses)
 
     volumes = lax.map(one, q.reshape(math.prod(lead), views, rows, columns))
     return volumes.reshape(*lead, *image_shape)
 
 
-def _backproject(gantry, geometry, tables, grid, image_shape, sizes):
-    """The mean over half-turns, integrated over the directions of half a turn; slab by slab."""
+def _backproject(gantry, geometry, tables, grid, image_shape, sizes, senses):
+    """The mean over half-turns (of either sense, where there are two), integrated over the directions of half a turn; slab by slab."""
     dtype, (middle, spacing) = tables.dtype, grid
     half_turns, per_half, cells, rows = tables.shape
     nz = image_shape[0]
@@ -189,9 +222,13 @@ def _backproject(gantry, geometry, tables, grid, image_shape, sizes):
                 sees = (jnp.min(heights[0]) - reach <= z[-1]) & (jnp.max(heights[1]) + reach >= z[0])
                 return lax.cond(sees, lambda s: jax.tree.map(jnp.add, s, half_turn(z, *one)), lambda s: s, sums), None
 
-            value, weight = lax.scan(add, (zero, zero), half_turns)[0]
-            there = weight > 1e-6
-            return (totals[0] + jnp.where(there, value / jnp.where(there, weight, 1), 0), totals[1] + there), None
+            total, seen = zero, True
+            for sense in range(senses):
+                every = slice(sense, None, senses)
+                value, weight = lax.scan(add, (zero, zero), tuple(v[every] for v in half_turns))[0]
+                there = weight > 1e-6
+                total, seen = total + jnp.where(there, value / jnp.where(there, weight, 1), 0), there & seen
+            return (totals[0] + total, totals[1] + seen), None
 
         xs = jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), (*geometry, tables.reshape(half_turns, per_half, -1)))
         total, count = lax.scan(direction, (zero, zero), xs)[0]

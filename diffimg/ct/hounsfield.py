@@ -13,13 +13,13 @@ from diffimg.core import check
 def hounsfield(mu: Any, mu_water: Any, mu_air: Any = 0.0) -> jax.Array:
     """HU = 1000 (μ − μ_water) / (μ_water − μ_air): attenuation in any one unit → Hounsfield units (water 0, air −1000)."""
     _distinct(mu_water, mu_air)
-    return 1000 * (jnp.asarray(mu) - mu_water) / (mu_water - mu_air)
+    return 1000 * (jnp.asarray(check.array("mu", mu)) - mu_water) / (mu_water - mu_air)
 
 
 def attenuation(hu: Any, mu_water: Any, mu_air: Any = 0.0) -> jax.Array:
     """The inverse of ``hounsfield``."""
     _distinct(mu_water, mu_air)
-    return mu_water + jnp.asarray(hu) * (mu_water - mu_air) / 1000
+    return mu_water + jnp.asarray(check.array("hu", hu)) * (mu_water - mu_air) / 1000
 
 
 def _distinct(mu_water, mu_air):

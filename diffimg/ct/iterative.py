@@ -7,7 +7,7 @@ All take ``sinogram [..., *geometry.sinogram_shape]`` and return the ``Result`` 
 - ``lower``, ``upper``: bounds of the image, None for none,
 - ``weights``: of the data, ≥ 0, broadcasting to the sinogram: 0 where a cell is dead, 1/variance for statistical weighting (see ``pwls``),
 - ``method``: of ``Radon``. For parallel beams the default is the one that suits the algorithm: "joseph", which is non-negative and has no
-  tables, for ordered subsets and EM, otherwise "fourier",
+  tables, for ordered subsets and likelihoods of counts, otherwise "fourier",
 - ``options``: of ``solve.run``: ``tolerance``, ``gradient`` (how to differentiate the result), ``progress``, ``objective_every`` (0 by
   default here: the objective at start and end only).
 """
@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from diffimg.core import check
 from diffimg.energy import Box, Energy, LeastSquares, PoissonLikelihood, TotalVariation, Zero
+from diffimg.forward.basic import Function
 from diffimg.forward.geometry import ParallelBeam
-from diffimg.forward.operator import Operator
 from diffimg.forward.radon import Radon
 from diffimg.solve import CGLS, FISTA, MLEM, OSEM, SART, SIRT, SQS, Problem, Result, Solver, run
 
@@ -41,7 +41,7 @@ def sirt(
     **options: Any,
 ) -> Result:
     """Simultaneous iterative reconstruction, see ``solve.SIRT``: slow, robust; stopping early regularizes."""
-    operator = _radon(geometry, method, "auto")
+    operator, sinogram = _scan("sinogram", sinogram, geometry, method, "auto")
     problem = Problem(LeastSquares(operator, sinogram, weights), _bounds(lower, upper))
     return _run(SIRT(relaxation), problem, operator, sinogram, x0, steps, options)
 
@@ -61,8 +61,9 @@ def sart(
     **options: Any,
 ) -> Result:
     """SART, see ``solve.SART``: one view after the other, a step is a pass over all views. With noisy data take a smaller relaxation."""
+    views = _radon(geometry, method, "joseph").geometry.view_count
     return os_sart(
-        sinogram, geometry, steps, subsets=geometry.view_count, relaxation=relaxation, decay=decay, weights=weights,
+        sinogram, geometry, steps, subsets=views, relaxation=relaxation, decay=decay, weights=weights,
         lower=lower, upper=upper, x0=x0, method=method, **options,
     )  # fmt: skip
 
@@ -83,7 +84,7 @@ def os_sart(
     **options: Any,
 ) -> Result:
     """SART with ``subsets`` of views (by default the largest divisor of their number up to 10), see ``solve.SART``."""
-    operator = _radon(geometry, method, "joseph")
+    operator, sinogram = _scan("sinogram", sinogram, geometry, method, "joseph")
     problem = Problem(LeastSquares(operator, sinogram, weights), _bounds(lower, upper))
     solver = SART(relaxation, decay, _subsets(geometry, subsets))
     return _run(solver, problem, operator, sinogram, x0, steps, options, prepare=False)
@@ -94,7 +95,7 @@ def cgls(
 ) -> Result:
     """Conjugate gradients on least squares, see ``solve.CGLS``: the fastest to a small residual, without bounds; stopping early
     regularizes."""
-    operator = _radon(geometry, method, "auto")
+    operator, sinogram = _scan("sinogram", sinogram, geometry, method, "auto")
     return _run(CGLS(), Problem(LeastSquares(operator, sinogram, weights)), operator, sinogram, x0, steps, options)
 
 
@@ -130,7 +131,8 @@ def osem(
     **options: Any,
 ) -> Result:
     """``mlem`` with ordered ``subsets`` of views (by default the largest divisor of their number up to 10), see ``solve.OSEM``."""
-    return _em(OSEM(_subsets(geometry, subsets)), sinogram, geometry, steps, background, penalty, x0, method, options)
+    subsets = _subsets(_radon(geometry, method, "joseph").geometry, subsets)
+    return _em(OSEM(subsets), sinogram, geometry, steps, background, penalty, x0, method, options)
 
 
 def pwls(
@@ -159,7 +161,7 @@ def pwls(
         subsets: 1 converges to the minimum; by default the largest divisor of the number of views up to 10 that leaves 10 views in each.
         momentum: several times as fast; it diverges where a subset has too few views (4 of 40, for one).
     """
-    operator = _radon(geometry, method, "joseph")
+    operator, sinogram = _scan("sinogram", sinogram, geometry, method, "joseph")
     data = LeastSquares(operator, sinogram, weights)
     problem = Problem(data if penalty is None else data + penalty, _bounds(lower, upper))
     solver = SQS(relaxation, decay, _subsets(geometry, subsets, min(10, max(1, geometry.view_count // 10))), momentum=momentum)
@@ -184,20 +186,85 @@ def fista_tv(
 
     For volumes TV takes the slices' distance into account. ``inner_steps`` of the dual iteration follow each gradient.
     """
-    operator = _radon(geometry, method, "auto")
+    operator, sinogram = _scan("sinogram", sinogram, geometry, method, "auto")
     data = LeastSquares(operator, sinogram, weights)
-    pixel = geometry.pixel_size
-    spacing = (getattr(geometry, "slice_thickness", pixel) / pixel, 1.0, 1.0)[-len(operator.domain.shape) :]
-    tv = TotalVariation(weight, lower=lower, upper=upper, spacing=spacing, gap=0.0, max_steps=inner_steps)
-    solver = FISTA(None if _interpolates_in_fourier(operator) else 1 / jax.lax.stop_gradient(_row_sum_bound(data)))
+    tv = _total_variation(geometry, weight, lower, upper, inner_steps)
+    solver = FISTA(None if _interpolates_in_fourier(operator) else 1 / _row_sum_bound(operator, data.weights, sinogram.dtype))
     return _run(solver, Problem(data, tv), operator, sinogram, x0, steps, options)
 
 
-def _row_sum_bound(data: LeastSquares) -> jax.Array:
-    """max AᵀWA1 ≥ ‖AᵀWA‖ for A ≥ 0: two projections instead of a power iteration, and about 15 % larger than the norm."""
-    operator = data.operator
-    p = operator(jnp.ones(operator.domain.shape, jnp.result_type(data.y)))
-    return jnp.max(operator.H(p if data.weights is None else jnp.asarray(data.weights, p.dtype) * p))
+def poisson_tv(
+    counts: Any,
+    geometry: Any,
+    weight: Any,
+    steps: int = 100,
+    *,
+    flat: Any = None,
+    background: Any = 0.0,
+    lower: Any = 0.0,
+    upper: Any = None,
+    inner_steps: int = 10,
+    x0: Any = None,
+    method: str | None = None,
+    **options: Any,
+) -> Result:
+    """−log P(counts | x) + ``weight`` · TV(x) within bounds, by proximal gradients with momentum (FISTA).
+
+    Transmission, where ``flat`` is given: counts have means flat · exp(−Ax) + background; no logarithm is taken of them, which is what
+    low counts want. Emission without it: means Ax + background, as in ``mlem``, which is faster where there is no background. The
+    likelihood is ``energy.PoissonLikelihood``; the step is found by backtracking.
+
+    Args:
+        counts: ``[..., *geometry.sinogram_shape]``, ≥ 0.
+        flat: mean counts without object, > 0, broadcasting to the counts; None for emission.
+        background: mean counts that do not come from x (scatter, randoms), ≥ 0.
+    """
+    operator, counts = _counts("counts", counts, background, geometry, method)
+    if flat is None:
+        data = PoissonLikelihood(operator, counts, background)
+        projections, curvature = jnp.maximum(counts - background, 0), 1 / jnp.maximum(counts, 1)
+    else:
+        flat = _flat_field(flat, operator, counts.dtype)
+        data = PoissonLikelihood(Function(_attenuated, operator.codomain, flat, False) @ operator, counts, background)
+        signal = jnp.maximum(counts - background, 1)
+        projections, curvature = jnp.maximum(jnp.log(flat / signal), 0), signal
+    if x0 is None:
+        samples = tuple(range(-len(operator.codomain.shape), 0))
+        level = jnp.mean(projections, samples) / jnp.mean(operator(jnp.ones(operator.domain.shape, projections.dtype)))
+        x0 = jnp.broadcast_to(level.reshape(level.shape + (1,) * operator.domain.ndim), level.shape + operator.domain.shape)
+    step = 4 / _row_sum_bound(operator, curvature, projections.dtype)  # the search for it can only shorten it
+    problem = Problem(data, _total_variation(geometry, weight, lower, upper, inner_steps))
+    return _run(FISTA(step, backtracking=0.5), problem, operator, counts, x0, steps, options, prepare=False)
+
+
+def _attenuated(flat: jax.Array, p: jax.Array) -> jax.Array:
+    return flat * jnp.exp(-p)
+
+
+def _flat_field(flat: Any, operator: Radon, dtype: Any) -> jax.Array:
+    flat = check.array("flat", flat)
+    check.real("flat", flat)
+    check.finite("flat", flat)
+    check.minimum("flat", flat, 0.0, strict=True, remedy="A cell without flat field is dead: in-paint its counts.")
+    shape = operator.codomain.shape
+    try:
+        return jnp.broadcast_to(jnp.asarray(flat, dtype), shape)
+    except ValueError:
+        check.fail("flat", f"a shape that broadcasts to {shape}", f"shape {jnp.shape(flat)}", "One number, or one a cell.")
+
+
+def _total_variation(geometry: Any, weight: Any, lower: Any, upper: Any, inner_steps: int) -> TotalVariation:
+    pixel = geometry.pixel_size
+    spacing = (getattr(geometry, "slice_thickness", pixel) / pixel, 1.0, 1.0)[-len(geometry.image_shape) :]
+    return TotalVariation(weight, lower=lower, upper=upper, spacing=spacing, gap=0.0, max_steps=inner_steps)
+
+
+def _row_sum_bound(operator: Radon, weights: Any, dtype: Any) -> jax.Array:
+    """max AᵀWA1 ≥ ‖AᵀWA‖ for A ≥ 0, held constant in derivatives: two projections instead of a power iteration, and about 15 % larger
+    than the norm."""
+    operator, weights = jax.lax.stop_gradient((operator, weights))
+    p = operator(jnp.ones(operator.domain.shape, dtype))
+    return jnp.max(operator.H(p if weights is None else jnp.asarray(weights, p.dtype) * p))
 
 
 def _interpolates_in_fourier(operator: Radon) -> bool:
@@ -206,6 +273,23 @@ def _interpolates_in_fourier(operator: Radon) -> bool:
 
 def _radon(geometry: Any, method: str | None, parallel: str) -> Radon:
     return Radon(geometry, method or (parallel if isinstance(geometry, ParallelBeam) else "auto"))
+
+
+def _scan(name: str, data: Any, geometry: Any, method: str | None, parallel: str) -> tuple[Radon, jax.Array]:
+    """The projector, and the data as a floating array."""
+    operator = _radon(geometry, method, parallel)
+    data = check.array(name, data)
+    check.trailing_shape(name, data, operator.codomain.shape, "view, detector" if operator.codomain.ndim == 2 else "view, row, column")
+    check.real(name, data, "Reconstruct real and imaginary part separately.")
+    check.finite(name, data, "In-paint dead detector cells, or set them to 0 and give them weights of 0.")
+    return operator, jnp.asarray(data, jnp.promote_types(jnp.result_type(data), jnp.float32))
+
+
+def _counts(name: str, data: Any, background: Any, geometry: Any, method: str | None) -> tuple[Radon, jax.Array]:
+    operator, data = _scan(name, data, geometry, method, "joseph")
+    check.minimum(name, data, 0.0, remedy="Counts are not negative: subtract no offset, pass it as background=.")
+    check.minimum("background", check.array("background", background), 0.0, remedy="It is a mean count.")
+    return operator, data
 
 
 def _subsets(geometry: Any, subsets: int | None, most: int = 10) -> int:
@@ -220,15 +304,22 @@ def _bounds(lower: Any, upper: Any) -> Energy:
 
 
 def _em(solver, sinogram, geometry, steps, background, penalty, x0, method, options):
-    operator = _radon(geometry, method, "joseph")
+    operator, sinogram = _counts("sinogram", sinogram, background, geometry, method)
     data = PoissonLikelihood(operator, sinogram, background)
     return _run(solver, Problem(data if penalty is None else data + penalty), operator, sinogram, x0, steps, options, prepare=False)
 
 
 def _run(
-    solver: Solver, problem: Problem, operator: Operator, sinogram: Any, x0: Any, steps: int, options: dict[str, Any], prepare: bool = True
+    solver: Solver,
+    problem: Problem,
+    operator: Radon,
+    sinogram: jax.Array,
+    x0: Any,
+    steps: int,
+    options: dict[str, Any],
+    prepare: bool = True,
 ) -> Result:
     if x0 is None:
-        batch = jnp.shape(sinogram)[: jnp.ndim(sinogram) - len(operator.codomain.shape)]
-        x0 = jnp.zeros(batch + operator.domain.shape, jnp.promote_types(jnp.result_type(sinogram), jnp.float32))
+        batch = sinogram.shape[: sinogram.ndim - operator.codomain.ndim]
+        x0 = jnp.zeros(batch + operator.domain.shape, sinogram.dtype)
     return run(solver, problem, x0, steps, **{"objective_every": 0, "prepare": prepare, **options})

@@ -19,48 +19,62 @@ from diffimg.forward.radon import Radon
 from diffimg.solve import FISTA, Problem, Result, run
 
 
-def remove_stripes(sinogram: Any, width: int = 11) -> jax.Array:
-    """The sinogram without stripes along the views, by sorting (N. T. Vo, R. C. Atwood, M. Drakopoulos, Opt. Express 26 (2018) 28396,
-    algorithm 3).
+def stripe_offsets(sinogram: Any, width: float = 3.0, axis: int = -2) -> jax.Array:
+    """What each cell adds to its line integrals in every view: ``[..., detector]``, the median over the views of a high-passed sinogram.
 
-    The values of each cell are sorted; neighbouring cells then differ in their gain alone, and a median along the detector levels it;
-    the values go back to their views. Strong against stripes of a cell or a few; features that stand still in the sinogram suffer a
-    little.
+    The high-pass is 1 − Gaussian along the detector, as M. Boin, A. Haibel (Opt. Express 14 (2006) 12071) take it of the *mean* over the
+    views; but an edge of the object passes a cell in few views, which move a mean and hardly a median. Of offsets that are independent
+    from cell to cell, what the high-pass loses is smooth along the detector, and the ramp filter all but removes that from the image.
 
     Args:
-        sinogram: ``[..., view, detector]``. Of a cone beam, ``[view, row, column]``, each row by itself:
-            ``jnp.moveaxis(remove_stripes(jnp.moveaxis(sinogram, 1, 0)), 0, 1)``.
-        width: cells of the median, odd, more than twice the widest stripe.
+        sinogram: ``[..., view, detector]``, line integrals; ``[view, row, column]`` of a cone beam with ``axis=0``.
+        width: standard deviation of the Gaussian, cells.
+        axis: that of the views; the last one is that of the detector's columns.
 
     Raises:
-        ValueError: a width that is even or larger than the detector, a complex sinogram.
+        ValueError: a complex sinogram or one that is not finite, a width that is not positive.
     """
     sinogram = check.array("sinogram", sinogram)
     check.real("sinogram", sinogram)
     check.inexact("sinogram", sinogram)
     check.finite("sinogram", sinogram)
-    cells = jnp.shape(sinogram)[-1]
-    if check.positive_int("width", width) % 2 == 0 or width > cells:
-        check.fail("width", f"an odd number of at most {cells} cells", str(width))
+    check.minimum("width", width, 0.0, strict=True)
     sinogram = jnp.asarray(sinogram)
-    order = jnp.argsort(sinogram, axis=-2)
-    ranked = jnp.take_along_axis(sinogram, order, axis=-2)
-    reach = width // 2
-    padded = jnp.pad(ranked, [(0, 0)] * (ranked.ndim - 1) + [(reach, reach)], mode="symmetric")
-    level = jnp.median(jnp.stack([padded[..., k : k + cells] for k in range(width)]), axis=0)
-    return jnp.take_along_axis(level, jnp.argsort(order, axis=-2), axis=-2)
+    if axis % sinogram.ndim == sinogram.ndim - 1:
+        check.fail("axis", "the axis of the views, not the last one", str(axis))
+    high_pass = jnp.asarray(_high_pass(sinogram.shape[-1], float(width)), sinogram.dtype)
+    return jnp.median(jnp.matmul(sinogram, high_pass, precision="highest"), axis)
+
+
+def remove_stripes(sinogram: Any, width: float = 3.0, axis: int = -2) -> jax.Array:
+    """The sinogram without its ``stripe_offsets``. Arguments as there."""
+    offsets = stripe_offsets(sinogram, width, axis)
+    return jnp.asarray(sinogram) - jnp.expand_dims(offsets, axis)
+
+
+def _high_pass(cells: int, width: float) -> np.ndarray:
+    """The matrix of 1 − Gaussian along a row of cells, mirrored at both ends; applied from the right."""
+    reach = int(np.ceil(4 * width))
+    at = np.arange(-reach, reach + 1)
+    kernel = np.exp(-0.5 * (at / width) ** 2)
+    source = np.arange(cells)[:, None] + at  # the cells that each one averages, beyond the ends too
+    source = np.mod(source, 2 * cells)
+    source = np.where(source < cells, source, 2 * cells - 1 - source)
+    average = np.zeros((cells, cells))
+    np.add.at(average, (source, np.arange(cells)[:, None]), kernel / kernel.sum())
+    return np.eye(cells) - average
 
 
 @pytree
 class DampedViewMean(Operator):
-    """v ↦ v with the mean over the views (its first axis) filtered along the detector (its last, taken as periodic): self-adjoint.
+    """v ↦ v with its mean over the views (its first axis) multiplied by ``share``: self-adjoint.
 
     Args:
-        response: ``[detector // 2 + 1]``, the filter's real transfer function; 1 leaves a frequency of the mean as it is.
+        share: 1 is the identity, 0 removes the mean.
         shape: ``(view, ..., detector)``.
     """
 
-    response: Any
+    share: Any
     shape: tuple[int, ...] = static()
 
     @property
@@ -68,19 +82,14 @@ class DampedViewMean(Operator):
         return jax.ShapeDtypeStruct(self.shape, jnp.float32)
 
     def __call__(self, x):
-        return x + filtered(jnp.mean(x, axis=0), jnp.asarray(self.response, x.real.dtype) - 1)
+        return x + (jnp.asarray(self.share, x.real.dtype) - 1) * jnp.mean(x, axis=0)
 
     def adjoint(self, y):
         return self._forward(y)
 
 
-def filtered(v: jax.Array, response: Any) -> jax.Array:
-    """``v [..., detector]`` by a real transfer function ``[detector // 2 + 1]``, periodically."""
-    return jnp.fft.irfft(jnp.fft.rfft(v) * response, n=v.shape[-1])
-
-
 class GainEstimate(NamedTuple):
-    """``image [y, x]``; ``gains [..., detector]``, the relative gain of each cell; ``result`` of ``solve.run``."""
+    """``image [*image_shape]``; ``gains [..., detector]``, the relative gain of each cell; ``result`` of the last ``solve.run``."""
 
     image: jax.Array
     gains: jax.Array
@@ -93,42 +102,50 @@ def estimate_gains(
     weight: Any,
     steps: int = 100,
     *,
-    spread: Any = 1.0,
-    smooth: float = 4.0,
+    spread: Any = 10.0,
+    width: float = 3.0,
     lower: Any = 0.0,
     method: str = "auto",
 ) -> GainEstimate:
-    """The image and the gain of every cell together: ½‖Ax − log g − y‖² + weight · TV(x) + ½⟨log g, C⁻¹ log g⟩, by FISTA.
+    """The image and the gain of every cell together: min ½‖Ax + d − y‖² + ``weight`` · TV(x) + ‖d − d₀‖²/(2 spread²), d = −log gain.
 
-    C = ``spread``² (1 − Gaussian of ``smooth`` cells along the detector): gains that vary smoothly would be taken for the part of
-    the object that has circular symmetry about the axis, and are left to flat fields. The gains are eliminated in closed form: what is
-    left of the data term weighs a frequency of the mean over the V views by 1/√(1 + V C), and all deviations from the mean by 1.
+    d is eliminated in closed form: the data term then weighs the mean of the residual over the V views by 1/√(1 + V spread²) and all
+    deviations from the mean by 1. What gains can hardly be told from, the part of the object with circular symmetry about the axis, is
+    left to TV. d₀ are the ``stripe_offsets``; half of the ``steps`` of FISTA believe them, so that no rings enter the image which the
+    rest, blind to them, would be slow to remove.
 
     Args:
         sinogram: ``[view, detector]`` or ``[view, row, column]`` of ``geometry``.
         geometry: any.
-        weight: of TV, as in ``fista_tv``.
-        spread: in units where the data term has weight 1: for a statistical choice, the standard deviation of log g over the noise's.
-        smooth: standard deviation in cells.
+        weight: of TV, as in ``fista_tv``; too small a one keeps the rings.
+        spread: of d − d₀, in units where the data term has weight 1: its standard deviation over that of the noise.
+        width: as in ``stripe_offsets``, cells.
         lower: bound of the image, or None.
 
     Returns:
         ``GainEstimate``. Gains above 1 read too many photons.
 
     Raises:
-        ValueError: a sinogram of the wrong shape or not finite; a spread or a ``smooth`` that is not positive.
+        ValueError: a sinogram of the wrong shape or not finite; a spread or a width that is not positive.
     """
     check.minimum("spread", spread, 0.0, strict=True)
-    check.minimum("smooth", smooth, 0.0, strict=True)
+    check.positive_int("steps", steps)
     operator = Radon(geometry, method)
     y = jnp.asarray(check.array("sinogram", sinogram))
     check.shape("sinogram", y, operator.codomain.shape)
-    check.inexact("sinogram", y)
-    f = np.fft.rfftfreq(y.shape[-1])
-    variance = y.shape[0] * jnp.asarray(spread) ** 2 * (1 - np.exp(-2 * (np.pi * smooth * f) ** 2))
-    levelled = DampedViewMean(1 / jnp.sqrt(1 + variance), operator.codomain.shape)
-    data = LeastSquares(levelled @ operator, levelled(y))
-    tv = TotalVariation(weight, lower=lower, gap=0.0, max_steps=10)
-    result = run(FISTA(), Problem(data, tv), jnp.zeros(operator.domain.shape, y.dtype), steps, objective_every=0)
-    log_gain = filtered(jnp.mean(operator(result.x) - y, axis=0), jnp.asarray(variance / (1 + variance), y.dtype))
-    return GainEstimate(result.x, jnp.exp(log_gain), result)
+    offsets = stripe_offsets(y, width, axis=0)
+    levelled = y - offsets
+    spacing = (getattr(geometry, "slice_thickness", 1.0) / geometry.pixel_size, 1.0, 1.0)[-len(geometry.image_shape) :]
+    tv = TotalVariation(weight, lower=lower, spacing=spacing, gap=0.0, max_steps=10)
+    variance = y.shape[0] * jnp.asarray(spread, y.dtype) ** 2
+
+    def improve(x, share, count):
+        damped = DampedViewMean(share, operator.codomain.shape)
+        return run(FISTA(), Problem(LeastSquares(damped @ operator, damped(levelled)), tv), x, count, objective_every=0)
+
+    x = jnp.zeros(operator.domain.shape, y.dtype)
+    if steps > 1:
+        x = improve(x, jnp.ones((), y.dtype), steps // 2).x
+    result = improve(x, 1 / jnp.sqrt(1 + variance), steps - steps // 2)
+    offsets += variance / (1 + variance) * jnp.mean(levelled - operator(result.x), axis=0)
+    return GainEstimate(result.x, jnp.exp(-offsets), result)

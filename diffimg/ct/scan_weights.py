@@ -115,25 +115,42 @@ def recognise(geometry: Divergent, scan: str = "auto") -> str:
         got = f"distances from {distance.min():g} to {distance.max():g} mm"
         check.fail("geometry", "a source on a circle about the axis", got, f"Reconstruct iteratively: {ITERATIVE}.")
     beta, _ = source_and_fan_angles(poses, np.zeros(1))
-    low, high = _ends(poses, geometry.detector_shape[-1])
-    needed = float(np.arcsin(min(geometry.pixel_size * min(geometry.image_shape[-2:]) / 2 / distance.min(), 1)))
-    cell = (high - low) / geometry.detector_shape[-1]
-    one_sided = abs(high + low) > 1.5 * cell and min(-low, high) < needed - cell
-    short = _is_open(beta)
+    offset, short = one_sided(known), _is_open(beta)
     if scan == "auto":
-        scan = "short" if short else "offset" if one_sided else "full"
+        scan = "short" if short else "offset" if offset else "full"
     if scan == "short":
-        _check_span(beta, min(needed, max(-low, high)))
+        low, high = _ends(poses, geometry.detector_shape[-1])
+        _check_span(beta, min(_needed(known, distance), max(-low, high)))
     elif short:
         expected = f"a full turn for scan={scan!r}"
         check.fail("geometry", expected, f"views over {math.degrees(_arc(beta, False)[1]):.4g}°", "Pass scan='short', or 'auto'.")
-    if scan == "short" and one_sided:
+    if scan == "short" and offset:
         remedy = f"Scan a full turn, centre the detector, or reconstruct iteratively: {ITERATIVE}."
         check.fail("geometry", "a full turn for an offset detector", "a short scan", remedy)
-    if scan == "offset" and min(-low, high) < cell:
+    if scan == "offset":
+        check_sides(known)
+    return scan
+
+
+def one_sided(known: Divergent) -> bool:
+    """Whether the columns reach further on one side, and on the other not to the circle inscribed in the image. ``known``: on the host."""
+    poses, count = plane(known.poses), known.detector_shape[-1]
+    low, high = _ends(poses, count)
+    cell = (high - low) / count
+    return bool(abs(high + low) > 1.5 * cell and min(-low, high) < _needed(known, np.linalg.norm(poses.source, axis=-1)) - cell)
+
+
+def check_sides(known: Divergent) -> None:
+    """Refuse an offset detector from which the axis is not seen with a margin of a cell."""
+    low, high = _ends(plane(known.poses), known.detector_shape[-1])
+    if min(-low, high) < (high - low) / known.detector_shape[-1]:
         got = f"one from {math.degrees(low):.4g}° to {math.degrees(high):.4g}°"
         check.fail("geometry", "a detector that sees both sides of the axis", got, "Reduce detector_offset or add cells.")
-    return scan
+
+
+def _needed(geometry, distance):
+    """Half the fan angle of the circle inscribed in the image."""
+    return float(np.arcsin(min(geometry.pixel_size * min(geometry.image_shape[-2:]) / 2 / distance.min(), 1)))
 
 
 ITERATIVE = "di.ct.sirt, cgls or fista_tv"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def read_container(path: str | os.PathLike[str], prefixes: tuple[str, ...] | Non
     h5py = optional("h5py", "Reading HDF5") if reader is _read_hdf5 else None
     try:
         return reader(file, lambda name: prefixes is None or name.startswith(prefixes), h5py)
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         got = f"{file.name} ({type(error).__name__} while reading it)"
         check.fail(
             "path", f"a whole {'HDF5' if h5py else 'NPZ'} file", got, "It is truncated, damaged or of another format: fetch it again."
@@ -80,7 +81,9 @@ def _read_hdf5(file: Path, wanted: Any, h5py: Any) -> tuple[dict[str, np.ndarray
     with h5py.File(file, "r") as source:
         attributes = {"": _plain_attributes(source)}
 
-        def visit(name: str, item: Any) -> None:
+        def visit(name: Any, item: Any) -> None:
+            if isinstance(name, bytes):
+                raise ValueError("a name that is no text")
             if wanted(name) and isinstance(item, h5py.Dataset):
                 arrays[name] = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
             if wanted(name) and len(item.attrs):

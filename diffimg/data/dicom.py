@@ -131,6 +131,12 @@ class _Tags:
 
     def value(self, keyword: str) -> Any:
         """From the frame's own functional groups, the shared ones, or the dataset itself; None where it is missing."""
+        try:
+            return self._value(keyword)
+        except NotImplementedError:  # pydicom decodes values when they are asked for
+            self.fail(f"a readable {keyword}", "an unknown value representation", "Fetch it again: it is damaged.")
+
+    def _value(self, keyword: str) -> Any:
         for groups, item in (("PerFrameFunctionalGroupsSequence", self.index), ("SharedFunctionalGroupsSequence", 0)):
             if item < len(self.header.get(groups) or ()):
                 for group in self.header[groups].value[item]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
+from diffimg.core.rotation import rotation_matrix
 from diffimg.data import rays
 from diffimg.data.phantoms import settle
 
@@ -103,29 +104,6 @@ class Ellipsoids:
     def unit_frames(self) -> tuple[jax.Array, jax.Array]:
         """``(matrices [count, 3, 3], centers)``: matrix·(point − center) lies in the unit ball when the point is in the ellipsoid."""
         return jnp.swapaxes(rotation_matrix(self.rotation), -1, -2) / self.semi_axes[..., None], self.centers
-
-
-def rotation_matrix(vector: jax.Array) -> jax.Array:
-    """``[..., 3, 3]`` from rotation vectors ``[..., 3]`` (axis × angle), both in array order (z, y, x); smooth at zero.
-
-    Rodrigues' formula, R = I + (sinθ/θ) K + ((1−cosθ)/θ²) K².
-    """
-    z, y, x = (vector[..., i] for i in range(3))
-    zero = jnp.zeros_like(z)
-    cross = jnp.stack([jnp.stack(row, -1) for row in ((zero, x, -y), (-x, zero, z), (y, -z, zero))], -2)
-    square = (vector * vector).sum(-1)[..., None, None]
-    small = square < 1e-2
-    angle = jnp.sqrt(jnp.where(small, 1, square))
-    near = jnp.where(small, square, 0)
-    sine = jnp.where(small, _series(near, 1), jnp.sin(angle) / angle)
-    versine = jnp.where(small, _series(near, 2), 2 * (jnp.sin(angle / 2) / angle) ** 2)
-    outer = vector[..., :, None] * vector[..., None, :]  # K² = v vᵀ − θ² I
-    return jnp.eye(3, dtype=vector.dtype) * (1 - versine * square) + sine * cross + versine * outer
-
-
-def _series(square, start):
-    """Σ (−θ²)ⁿ / (2n + start)!, to 1e-18 for θ² < 0.01."""
-    return sum((-square) ** n / math.factorial(2 * n + start) for n in range(6))
 
 
 def shepp_logan_3d(radius: float = 1.0, modified: bool = True, dtype: Any = jnp.float32) -> Ellipsoids:

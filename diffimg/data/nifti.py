@@ -43,6 +43,8 @@ def read_nifti(path: str | os.PathLike[str], *, dtype: Any = np.float32, unit: s
     if not file.is_file():
         check.fail("path", "an existing file", f"{file.name}, which is none", "Check the path.")
     try:
+        if file.name.endswith(".gz"):
+            _check_sum(file)
         loaded = nibabel.load(file)
         if not isinstance(loaded, nibabel.Nifti1Image):
             check.fail("path", "a NIfTI file", f"{file.name} ({type(loaded).__name__})", "Convert it with nibabel.")
@@ -99,6 +101,13 @@ def write_nifti(path: str | os.PathLike[str], volume: Volume, *, dtype: Any = No
     content = out.to_bytes()
     with whole_file(target) as temporary:
         temporary.write_bytes(gzip.compress(content, mtime=0) if target.name.endswith(".gz") else content)
+
+
+def _check_sum(file: Path) -> None:
+    """Read to the end, where gzip compares the checksum; nibabel stops at the last sample."""
+    with gzip.open(file) as content:
+        while content.read(2**20):
+            pass
 
 
 def _plain(dtype: np.dtype) -> np.dtype:

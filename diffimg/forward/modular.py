@@ -13,6 +13,8 @@ from diffimg.forward import scan_fields as fields
 from diffimg.forward.divergent import Divergent
 from diffimg.forward.poses import Poses
 
+_EDGE_ON = 1e-6  # sine of the angle between the detector and the ray to its middle
+
 
 @pytree
 class Modular(Divergent):
@@ -34,8 +36,8 @@ class Modular(Divergent):
         curved: in the plane, whether the detector is an arc around the source, as in ``FanBeam``; ``column`` is its tangent.
 
     Raises:
-        ValueError: wrong shapes, NaN, a source inside the image's circumscribed circle or cylinder, a detector that sees nothing or has
-            cells of no size, a row in the plane or none in space, ``aligned=True`` where the poses are not.
+        ValueError: wrong shapes, NaN, a source inside the image's circumscribed circle or cylinder, a detector that sees nothing, is
+            seen edge-on or has cells of no size, a row in the plane or none in space, ``aligned=True`` where the poses are not.
 
     Warns:
         UserWarning: the detector does not cover the slices' diagonal.
@@ -83,6 +85,7 @@ class Modular(Divergent):
             }
         )
         self._set({"aligned": self._alignment()})
+        self._check_panel()
         self._check_rays()
 
     @classmethod
@@ -134,6 +137,18 @@ class Modular(Divergent):
         return Modular(
             self.image_shape, *vectors, self.detector_shape, poses.row, self.pixel_size, self.slice_thickness, known, self.curved
         )
+
+    def _check_panel(self) -> None:
+        """Refuse a detector whose line or plane holds the source: its cells have no size there."""
+        known = fields.host(self)
+        if known is None:
+            return
+        vectors = [known.detector - known.source, known.column] + ([] if known.row is None else [known.row])
+        frames = np.stack(vectors, 1).astype(np.float64)  # [view, vector, nd]
+        edge_on = np.abs(np.linalg.det(frames)) <= _EDGE_ON * np.prod(np.linalg.norm(frames, axis=-1), -1)
+        if edge_on.any():
+            got = f"one seen edge-on in view {int(np.argmax(edge_on))}"
+            check.fail("detector", "a detector that faces the source", got, "Check detector, column and row: it passes through the source.")
 
     def _alignment(self) -> bool:
         poses = self.poses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
+from diffimg.core.rotation import turn_back
 
 
 @pytree
@@ -75,7 +75,7 @@ class Poses:
         if translation is not None:
             points = [p - translation for p in points]
         if rotation is not None:
-            turn = _turn_in_plane if self.ndim == 2 else _turn_in_space
+            turn = _turn_in_plane if self.ndim == 2 else turn_back
             points, vectors = ([turn(v, rotation) if v is not None else None for v in vs] for vs in (points, vectors))
         return Poses(*points, *vectors, curved=self.curved)
 
@@ -106,20 +106,3 @@ def _turn_in_plane(v, angle):
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     y, x = v[..., 0], v[..., 1]
     return jnp.stack([cos * y - sin * x, cos * x + sin * y], -1)
-
-
-def _turn_in_space(v, vector):
-    """v turned by the inverse of the rotation vector (Rodrigues), smooth at zero."""
-    w = jnp.broadcast_to(jnp.asarray(vector), jnp.shape(v))
-    square = jnp.sum(w * w, -1, keepdims=True)
-    across = jnp.cross(w, v)  # in array order (z, y, x), a mirrored frame: the negative of w × v, so this turns backwards
-    return v + _sinc(square) * across + 0.5 * _sinc(square / 4) ** 2 * jnp.cross(w, across)
-
-
-def _sinc(square):
-    """sin θ / θ as a function of θ², with all its derivatives at zero."""
-    small = square < 1e-2
-    root = jnp.sqrt(jnp.where(small, 1, square))
-    s = jnp.where(small, square, 0)
-    series = sum(c * s**k for k, c in enumerate((-1) ** n / math.factorial(2 * n + 1) for n in range(6)))
-    return jnp.where(small, series, jnp.sin(root) / root)

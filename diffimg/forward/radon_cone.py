@@ -16,16 +16,17 @@ the voxel's own magnification as in Y. Long, J. A. Fessler, J. M. Balter, IEEE T
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffimg.core.pair import Pair, paired
+from diffimg.core.pair import Pair, by_jvp, by_transposition, paired
 from diffimg.core.pytree import pytree, static
-from diffimg.forward import radon_fan
-from diffimg.forward.gathers import stored, take, take_rows
+from diffimg.forward import radon_fan, radon_lines
+from diffimg.forward.gathers import stored, take
 from diffimg.forward.poses import Poses
 from diffimg.forward.radon_fan import FanRays
 
@@ -82,7 +83,8 @@ def backproject(cone: ConeRays, y: jax.Array) -> jax.Array:
     return paired(_PAIR.swapped, cone, y)
 
 
-def _project(cone, x):
+def _project(cone, x, moving=False):
+    """``moving``: with the derivative in the rays that ``radon_fan`` describes."""
     columns = _columns(cone, x)
     shape = (_views_a_step(cone), cone.fan.slopes.shape[1] - 1, cone.rows + 1)
     lines = (jnp.arange(columns.shape[0], dtype=x.dtype), columns)
@@ -91,7 +93,7 @@ def _project(cone, x):
     def some_views(views):
         def step(total, lines):
             for k in range(_UNROLLED):
-                total = total + _line(views, lines[0][k], lines[1][k])
+                total = total + _line(views, lines[0][k], lines[1][k], moving)
             return total, None
 
         def block(total, lines):
@@ -119,28 +121,60 @@ def _views_a_step(cone):
 
 
 def _columns(cone, x):
-    """Running integrals along z, ``[line, 2, pixel, edge]``: lines of rows and lines of columns side by side, filled up."""
+    """Running integrals along z from a slice before the first to one behind the last, ``[line, 2, pixel, edge]``: lines of rows and lines
+    of columns side by side, filled up."""
     ny, nx = cone.fan.image_shape
     pixels, lines = max(ny, nx), -(-max(ny, nx) // _UNROLLED**2) * _UNROLLED**2
-    total = jnp.pad(jnp.cumsum(jnp.moveaxis(x, 0, 2), 2), ((0, 0), (0, 0), (1, 0)))
+    total = jnp.pad(jnp.cumsum(jnp.moveaxis(x, 0, 2), 2), ((0, 0), (0, 0), (2, 0)))
+    total = jnp.pad(total, ((0, 0), (0, 0), (0, 2)), mode="edge")
     both = total, jnp.swapaxes(total, 0, 1)
     return jnp.stack([jnp.pad(v, ((0, lines - v.shape[0]), (0, pixels - v.shape[1]), (0, 0))) for v in both], 1)
 
 
-def _line(cone, index, columns):
+def _line(cone, index, columns, moving):
     """What one line adds to the running integrals over the rows: ``[view, column, edge]``."""
     index = jnp.broadcast_to(index, cone.height.shape)
-    return _to_cells(cone.fan, index, _heights(cone, index, columns))
+    if moving:
+        return radon_lines.weighed(cone.fan, index, _heights(cone, index, columns, moving))
+    return radon_lines.to_cells(cone.fan, index, _heights(cone, index, columns))
 
 
-def _heights(cone, index, columns):
+def _heights(cone, index, columns, moving=False):
     """C(Z_e) / (Z_{e+1} − Z_e) for every voxel column of a line: ``[view, pixel, edge]``."""
+    position, table, pitch = _crossings(cone, index, columns)
+    fixed = lax.stop_gradient(position) if moving else position
+    integral = _read(columns.reshape(-1), table + 1, jnp.clip(fixed, 0, cone.slices), cone.slices)
+    if moving:
+        first, second, fraction, shift = _beside(cone, position, table, columns)
+        integral = integral + shift * (first + (fraction + shift / 2) * (second - first))
+    return integral / pitch
+
+
+def _slopes(cone, index, columns):
+    """C'(Z_e) / (Z_{e+1} − Z_e), of which the heights are the integral as far as derivatives are concerned."""
+    position, table, pitch = _crossings(cone, index, columns)
+    first, second, fraction, shift = _beside(cone, position, table, columns)
+    return ((1 - (fraction + shift)) * first + (fraction + shift) * second) / pitch
+
+
+def _beside(cone, position, table, columns):
+    """The slices whose middles lie below and above a position, its place between them, and 0 with the derivative of that."""
+    place = jnp.clip(position, -0.5, cone.slices + 0.5) + 0.5
+    fixed = lax.stop_gradient(place)
+    cell = fixed.astype(jnp.int32)
+    slices = jnp.diff(columns, append=columns[..., -1:]).reshape(-1)
+    low, high = (take(slices, table[..., None] + cell + k) for k in (0, 1))
+    return low, high, fixed - cell.astype(fixed.dtype), place - fixed
+
+
+def _crossings(cone, index, columns):
+    """Z_e of every voxel column of a line from the first slice's edge, where its table begins in ``columns``, and Z_{e+1} − Z_e."""
     _, count, width = columns.shape
     inverse = _inverse_magnification(cone, index, count)
     edges = cone.first[:, None] + jnp.arange(cone.rows + 1, dtype=columns.dtype) * cone.pitch[:, None]
-    position = jnp.clip(cone.height[:, None, None] + cone.slices / 2 + inverse[..., None] * edges[:, None], 0, cone.slices)
+    position = cone.height[:, None, None] + cone.slices / 2 + inverse[..., None] * edges[:, None]
     table = (cone.fan.steep[:, None] * count + jnp.arange(count, dtype=jnp.int32)) * width
-    return _read(columns.reshape(-1), table, position, cone.slices) / (inverse * cone.pitch[:, None])[..., None]
+    return position, table, (inverse * cone.pitch[:, None])[..., None]
 
 
 def _read(flat, table, position, cells):
@@ -150,90 +184,11 @@ def _read(flat, table, position, cells):
     return low + (position - cell.astype(position.dtype)) * (high - low)
 
 
-def _lines_and_pixels(fan):
-    ny, nx = fan.image_shape
-    return tuple(jnp.where(fan.steep, a, b).astype(fan.slopes.dtype) for a, b in ((nx, ny), (ny, nx)))
-
-
-def _distance(fan, index):
-    """ρ − t."""
-    return index - (_lines_and_pixels(fan)[0] - 1) / 2 - fan.depth
-
-
-def _pixel_edges(fan, count):
-    """q − ½ − s of ``count`` + 1 edges of pixels."""
-    return jnp.arange(count + 1, dtype=fan.slopes.dtype) - (_lines_and_pixels(fan)[1] / 2 + fan.lateral)[:, None]
-
-
 def _inverse_magnification(cone, index, count):
     """1/λ of every voxel column of a line, ``[view, pixel]``; positive in front of the source."""
-    g = cone.inverse_magnification
-    lateral = _pixel_edges(cone.fan, count)[:, :-1] + 0.5
-    return jnp.maximum(g[:, :1] * lateral + g[:, 1:] * _distance(cone.fan, index)[:, None], 1e-6)
-
-
-# In the plane, rows of numbers are weighed by the overlap of cells and pixels on one line for each entry of the leading axis:
-# several views of one line, or several lines of one view.
-
-
-def _segments(fan, index):
-    """Where the cells lie on the lines, ``low, high [view, cell]`` in pixels from the first pixel's edge, and 1/|ρ − t|, 0 behind."""
-    lines, pixels = (v[:, None] for v in _lines_and_pixels(fan))
-    distance = _distance(fan, index)[:, None]
-    ahead = (distance * -jnp.sign(fan.depth)[:, None] > 0) & (index[:, None] < lines)
-    edges = jnp.clip(fan.lateral[:, None] + pixels / 2 + distance * fan.slopes, 0, pixels)
-    first, last = edges[:, :-1], edges[:, 1:]
-    return jnp.minimum(first, last), jnp.maximum(first, last), jnp.where(ahead, 1 / jnp.abs(jnp.where(ahead, distance, 1)), 0)
-
-
-def _overlap(low, high, pixel):
-    return jnp.maximum(jnp.minimum(high, pixel + 1) - jnp.maximum(low, pixel), 0)
-
-
-def _taps(tap, needed, shape, dtype):
-    """Σ_k tap(k) for k < needed, three at a time; usually that is once. The loop also keeps what the taps read from being fused into
-    each of them, where it would be computed for every neighbour anew."""
-
-    def step(k, total):
-        return total + (tap(3 * k) + tap(3 * k + 1) + tap(3 * k + 2))
-
-    return lax.fori_loop(0, (needed + 2) // 3, step, jnp.zeros(shape, dtype))
-
-
-def _to_cells(fan, index, values):
-    """Σ_q overlap / |ρ − t| · values: ``[view, pixel, number]`` → ``[view, cell, number]``."""
-    views, count, width = values.shape
-    low, high, weight = _segments(fan, index)
-    start, table = low.astype(jnp.int32), values.reshape(-1, width)
-    offset = count * jnp.arange(views, dtype=jnp.int32)[:, None]
-
-    def tap(k):
-        pixel = start + k
-        return (weight * _overlap(low, high, pixel.astype(low.dtype)))[..., None] * take_rows(table, offset + jnp.minimum(pixel, count - 1))
-
-    return _taps(tap, jnp.max(jnp.ceil(high) - jnp.floor(low)).astype(jnp.int32), (*low.shape, width), values.dtype)
-
-
-def _onto_pixels(fan, index, table, offset):
-    """The transpose, of the rows of ``table [cell, number]`` that begin at ``offset [view, 1]``: ``[view, pixel, number]``."""
-    cells, count = fan.slopes.shape[1] - 1, max(fan.image_shape)
-    low, high, weight = _segments(fan, index)
-    distance, shift = _distance(fan, index)[:, None], _pixel_edges(fan, count)
-    edge = (fan.start[:, 1:] * shift - fan.start[:, :1] * distance) / jnp.maximum(
-        fan.step[:, :1] * distance - fan.step[:, 1:] * shift, 1e-6 * jnp.abs(distance)
-    )
-    edge = jnp.clip(edge, 0, cells)
-    first, last = jnp.minimum(edge[:, :-1], edge[:, 1:]), jnp.maximum(edge[:, :-1], edge[:, 1:])
-    start, pixel = first.astype(jnp.int32), jnp.arange(count, dtype=low.dtype)
-    own = cells * jnp.arange(low.shape[0], dtype=jnp.int32)[:, None]
-    low, high, weight = low.reshape(-1), high.reshape(-1), jnp.where(pixel < _lines_and_pixels(fan)[1][:, None], weight, 0)
-
-    def tap(k):
-        cell = jnp.minimum(start + k, cells - 1)
-        overlap = _overlap(take(low, own + cell), take(high, own + cell), pixel)
-        return jnp.where(start + k < cells, weight * overlap, 0)[..., None] * take_rows(table, offset + cell)
-
-    return _taps(tap, jnp.max(jnp.ceil(last) - jnp.floor(first)).astype(jnp.int32), (*start.shape, table.shape[1]), table.dtype)
+    g, fan = cone.inverse_magnification, cone.fan
+    away = radon_lines.distance(fan, index)[:, None]
+    return jnp.maximum(g[:, :1] * radon_lines.centres(fan, count) + g[:, 1:] * away, 1e-6)
 
 
 def _backproject(cone, y):
@@ -284,7 +239,7 @@ def _lines_of_views(cone, views, real, steep, lines, pixels):
 def _edges(cone, total, wanted, index):
     """Of one view: the running integral over its rows at the edges of the slices, on some lines: ``[line, pixel, edge]``."""
     lines = jax.tree.map(lambda v: jnp.broadcast_to(v, (index.shape[0], *v.shape)), cone)
-    rows = _onto_pixels(lines.fan, index, total, jnp.zeros((index.shape[0], 1), jnp.int32))
+    rows = radon_lines.onto_pixels(lines.fan, index, total, jnp.zeros((index.shape[0], 1), jnp.int32))
     inverse = 1 / _inverse_magnification(lines, index, rows.shape[1])
     slices = jnp.arange(cone.slices + 1, dtype=index.dtype) - cone.slices / 2 - cone.height
     position = jnp.clip((slices * inverse[..., None] - cone.first) / cone.pitch, 0, cone.rows)
@@ -292,28 +247,22 @@ def _edges(cone, total, wanted, index):
     return jnp.where(wanted, 1, 0) * _read(rows.reshape(-1), table, position, cone.rows)
 
 
-def _tangent(function):
-    def rule(cone, direction, v):
-        return jax.jvp(lambda c: function(c, v), (cone,), (direction,))[1]
-
-    return rule
-
-
-def _gradient(cone, x, y):
-    """Of ⟨y, project(cone, x)⟩ in the rays: a line of a chunk of views at a time."""
+def _gradient(cone, x, y, moving=False):
+    """Of ⟨y, project(cone, x)⟩ in the rays: a line of a chunk of views at a time. ``moving``: itself with the right derivative."""
     columns = _columns(cone, x)
     y = jnp.swapaxes(y, 1, 2)
-    spread = jnp.pad(-y, ((0, 0), (0, 0), (0, 1))) + jnp.pad(y, ((0, 0), (0, 0), (1, 0)))
+    y = jnp.pad(y, ((0, 0), (0, 0), (1, 0))) - jnp.pad(y, ((0, 0), (0, 0), (0, 1)))  # at the edges of the rows
     chunks, together = _chunks(cone)
     fill = -y.shape[0] % _views_a_step(cone)
-    parts = jnp.pad(spread, ((0, fill), (0, 0), (0, 0))).reshape(-1, _views_a_step(cone), *spread.shape[1:])
+    parts = jnp.pad(y, ((0, fill), (0, 0), (0, 0))).reshape(-1, _views_a_step(cone), *y.shape[1:])
     lines = (jnp.arange(columns.shape[0], dtype=x.dtype), columns)
 
     def some_views(part):
-        views, spread = part
+        views, y = part
+        spread = radon_lines.spread_over_edges(y)
 
         def step(total, line):
-            return jax.tree.map(jnp.add, total, _line_gradient(views, *line, spread)), None
+            return jax.tree.map(jnp.add, total, _line_gradient(views, *line, y, spread, moving)), None
 
         zero = jax.tree.map(lambda v: jnp.zeros(v.shape, x.dtype), views)
         return lax.scan(step, zero, lines)[0]
@@ -321,55 +270,41 @@ def _gradient(cone, x, y):
     return jax.tree.map(together, lax.map(some_views, (chunks, parts)))
 
 
-def _line_gradient(cone, index, columns, y):
+def _line_gradient(cone, index, columns, y, spread, moving):
     """Of ⟨y, _line⟩; ``y [view, column, edge]``. The sums over edges are matrix products, which are faster than reductions."""
     real, (views, _, width) = y.dtype, y.shape
-    index, count = jnp.broadcast_to(index, (views,)), columns.shape[1]
-    fan, moving = cone.fan, ("lateral", "depth", "slopes")
-
-    def segments(lateral, depth, slopes):
-        return _segments(dataclasses.replace(fan, lateral=lateral, depth=depth, slopes=slopes), index)
-
-    (low, high, weight), pullback = jax.vjp(segments, *(getattr(fan, name) for name in moving))
+    index, count, fan = jnp.broadcast_to(index, (views,)), columns.shape[1], cone.fan
 
     def heights(cone):
         inverse = _inverse_magnification(cone, index, count)
         return inverse, inverse * cone.first[:, None], inverse * cone.pitch[:, None], cone.height, cone.pitch
 
-    (inverse, first, pitch, height, step), pull_heights = jax.vjp(heights, cone)
-    edges = jnp.arange(width, dtype=real)
-    powers = jnp.stack([jnp.ones(width, real), edges], 1)
-    needed = jnp.max(jnp.floor(high) - jnp.floor(low)).astype(jnp.int32) + 1
-    values = stored(lambda: _heights(cone, index, columns), jnp.zeros((views, count, width), real), needed)
-
-    # in the plane: the ends of a cell's segment move over the pixels that they lie in
-    start, rows = low.astype(jnp.int32), values.reshape(-1, width)
-    offset = count * jnp.arange(views, dtype=jnp.int32)[:, None]
-
-    def taps(k, totals):
-        pixel = start + k
-        row = ((y * take_rows(rows, offset + jnp.minimum(pixel, count - 1))) @ powers)[..., 0]
-        parts = (jnp.where(pixel == v.astype(jnp.int32), row, 0) for v in (low, high))
-        return jax.tree.map(jnp.add, totals, (*parts, row * _overlap(low, high, pixel.astype(real))))
-
-    at_low, at_high, total = lax.fori_loop(0, needed, taps, (jnp.zeros_like(low),) * 3)
-    in_plane = pullback((-weight * at_low, weight * at_high, jnp.sum(total, -1, keepdims=True)))
-
-    # along z: every height moves over the slice that it lies in
-    position = (height[:, None] + cone.slices / 2 + first)[..., None] + pitch[..., None] * edges
-    cell = jnp.clip(position, 0, cone.slices - 1).astype(jnp.int32)
-    table = (fan.steep[:, None] * count + jnp.arange(count, dtype=jnp.int32)) * cone.slices
-    slope = take(jnp.diff(columns).reshape(-1), table[..., None] + cell)
-    inside = (position >= 0) & (position <= cone.slices)
-    back = _onto_pixels(fan, index, y.reshape(-1, width), y.shape[1] * jnp.arange(views, dtype=jnp.int32)[:, None])
-    moments = ((back * jnp.where(inside, slope, 0)) @ powers) / (inverse * step[:, None])[..., None]
+    (inverse, *_, step), pullback = jax.vjp(heights, cone)
+    like = jax.ShapeDtypeStruct((views, count, width), real)
+    once = jnp.ceil(jnp.max(inverse)).astype(jnp.int32)
+    values = stored(lambda: _heights(cone, index, columns, moving), like, once)
+    back = (radon_lines.onto_pixels_moving if moving else radon_lines.onto_pixels_of)(fan, index, y)
+    powers = jnp.stack([jnp.ones(width, real), jnp.arange(width, dtype=real)], 1)
+    content = ((back * values) @ powers)[..., 0]
+    moments = (back * _slopes(cone, index, columns)) @ powers
     shift, stretch = moments[..., 0], moments[..., 1]
-    content = -((back * values) @ powers)[..., 0]
-    rates = (content / inverse, shift, stretch, jnp.sum(shift, 1), jnp.sum(content, 1) / step)
-    out = pull_heights(rates)[0]
-    names = {name: getattr(out.fan, name) + rate for name, rate in zip(moving, in_plane, strict=True)}
-    still = {name: jnp.zeros(getattr(fan, name).shape, real) for name in ("start", "step", "per_radian", "steep")}
-    return dataclasses.replace(out, fan=dataclasses.replace(out.fan, **names, **still))
+    total = jnp.sum(content, 1)
+    out = pullback((-content / inverse, shift, stretch, jnp.sum(shift, 1), -total / step))[0]
+    plane = radon_lines.gradient(fan, index, values, y, spread, total)
+    steep = jnp.zeros(fan.steep.shape, real)
+    return dataclasses.replace(out, fan=jax.tree.map(jnp.add, dataclasses.replace(out.fan, steep=steep), plane))
 
 
-_PAIR = Pair(_project, _backproject, _tangent(_project), _tangent(_backproject), _gradient)
+def _volume(cone, y):
+    return jax.ShapeDtypeStruct((cone.slices, *cone.fan.image_shape), y.dtype)
+
+
+_tangent = by_jvp(functools.partial(_project, moving=True))
+_PAIR = Pair(
+    _project,
+    _backproject,
+    _tangent,
+    by_transposition(_tangent, _volume),
+    _gradient,
+    by_jvp(functools.partial(_gradient, moving=True)),
+)

@@ -14,20 +14,23 @@ precision of what they differ by.
 
 B. De Man, S. Basu, Distance-driven projection and backprojection in three dimensions, Phys. Med. Biol. 49(11), 2004.
 
-Derivatives in the geometry are those of this discrete model (almost everywhere: P and G are piecewise linear, so the
-derivative of second order in a shift of the rays lacks the jumps of the first), in both modes, and store nothing a line.
+Derivatives in the geometry need the image under the edges, P'. Of the sum above that is the pixel there: a step function, in a
+single reading several per cent off, with a second derivative of zero. So derivatives take P' to be interpolated linearly between the
+centres of the pixels, which makes the first and the second exact to second order in the pixels' size where the image is smooth. They
+are the same in both modes, and store nothing a line.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffimg.core.pair import Pair, paired
+from diffimg.core.pair import Pair, by_jvp, by_transposition, paired
 from diffimg.core.pytree import pytree, static
 from diffimg.forward.gathers import split, take
 from diffimg.forward.poses import Poses
@@ -107,12 +110,13 @@ def _centred(count, dtype):
     return jnp.arange(count, dtype=dtype) - (count - 1) / 2
 
 
-def _project(fan, x):
+def _project(fan, x, moving=False):
+    """``moving``: with the derivative in the rays described above, for two look-ups more."""
     xs = _lines(fan, x)
     zero = jnp.zeros((x.shape[0], *fan.slopes.shape), x.dtype)
 
     def block(total, lines):
-        edges = lax.scan(lambda t, rows: (t + _integrals(fan, rows), None), zero, lines)[0]
+        edges = lax.scan(lambda t, rows: (t + sum(w * p for w, p in _integrals(fan, rows, moving)), None), zero, lines)[0]
         return total + jnp.diff(edges), None
 
     return lax.scan(block, zero[..., 1:], xs)[0]
@@ -127,19 +131,41 @@ def _lines(fan, x):
 
 
 def _padded(x, count):
-    """Lines of ``x [slice, line, pixel]`` as ``[line, slice, pixel]``, with a zero before and at least one behind."""
-    return jnp.pad(jnp.swapaxes(x, 0, 1), ((0, count - x.shape[1]), (0, 0), (1, count - x.shape[2] + 1)))
+    """Lines of ``x [slice, line, pixel]`` as ``[line, slice, pixel]``, with a zero before and at least two behind."""
+    return jnp.pad(jnp.swapaxes(x, 0, 1), ((0, count - x.shape[1]), (0, 0), (1, count - x.shape[2] + 2)))
 
 
-def _integrals(fan, rows):
-    """Σ P_ρ(X_b) / (ρ − t) over a few lines: ``[slice, view, edge]``."""
-    return sum(weight * integral for weight, _, integral in _samples(fan, rows))
+def _integrals(fan, rows, moving=False):
+    """1 / (ρ − t) and P_ρ(X_b), line by line; zero for lines behind the source."""
+    for weight, position, table, value, before in _crossings(fan, rows):
+        fixed = lax.stop_gradient(position) if moving else position
+        pixel = fixed.astype(jnp.int32)
+        integral = take(before, table + pixel) + (fixed - pixel.astype(fixed.dtype)) * take(value, table + pixel)
+        if moving:
+            first, second, fraction, shift = _beside(position, table, value)
+            integral = integral + shift * (first + (fraction + shift / 2) * (second - first))
+        yield weight, integral
 
 
 def _samples(fan, rows):
-    """1 / (ρ − t), the pixel at X_b, and P_ρ(X_b), line by line; zero for lines behind the source."""
+    """1 / (ρ − t) and P'_ρ(X_b), of which P_ρ(X_b) is the integral as far as derivatives are concerned."""
+    for weight, position, table, value, _ in _crossings(fan, rows):
+        first, second, fraction, shift = _beside(position, table, value)
+        yield weight, (1 - (fraction + shift)) * first + (fraction + shift) * second
+
+
+def _beside(position, table, value):
+    """The pixels whose centres lie before and behind a position, its place between them, and 0 with the derivative of that."""
+    place = position - 0.5
+    fixed = lax.stop_gradient(place)
+    pixel = fixed.astype(jnp.int32)
+    return take(value, table + pixel), take(value, table + pixel + 1), fixed - pixel.astype(fixed.dtype), place - fixed
+
+
+def _crossings(fan, rows):
+    """Where the rays to the edges cross a few lines: 1 / (ρ − t), X_b from before the first pixel, where its tables begin, and they."""
     (ny, nx), real = fan.image_shape, fan.slopes.dtype
-    width = max(ny, nx) + 2
+    width = max(ny, nx) + 3
     lines, pixels = (jnp.where(fan.steep, a, b).astype(real)[:, None] for a, b in ((nx, ny), (ny, nx)))
     lateral, depth, towards = fan.lateral[:, None], fan.depth[:, None], -jnp.sign(fan.depth)[:, None]
     table = (2 * jnp.arange(rows[1][0].shape[0] // (2 * width), dtype=jnp.int32)[:, None, None] + fan.steep[:, None]) * width
@@ -147,10 +173,8 @@ def _samples(fan, rows):
         distance = index - (lines - 1) / 2 - depth
         ahead = (distance * towards > 0) & (index < lines)
         weight = jnp.where(ahead, 1 / jnp.where(ahead, distance, 1), 0)
-        position = jnp.clip(lateral + pixels / 2 + 1 + distance * fan.slopes, 0, pixels + 1.5)
-        pixel = position.astype(jnp.int32)
-        sample = take(value, table + pixel)
-        yield weight, sample, take(before, table + pixel) + (position - pixel.astype(real)) * sample
+        position = jnp.clip(lateral + pixels / 2 + 1 + distance * fan.slopes, 0.5, pixels + 1.5)
+        yield weight, position, table, value, before
 
 
 def _backproject(fan, y):
@@ -215,31 +239,31 @@ def arctan(t):
     return 2 * z * total
 
 
-def _tangent(function):
-    def rule(fan, direction, v):
-        return jax.jvp(lambda f: function(f, v), (fan,), (direction,))[1]
+def _gradient(fan, x, y, moving=False):
+    """Of ⟨y, project(fan, x)⟩ in the rays, with X = s + (ρ − t) m: from three projections onto the edges.
 
-    return rule
-
-
-def _gradient(fan, x, y):
-    """Of ⟨y, project(fan, x)⟩ in the rays: with X = s + (ρ − t) m, from three projections onto the edges in one pass."""
+    One after the other: where two sums share a look-up, XLA on a CPU stores it, and does not vectorise it. ``moving``: itself with the
+    right derivative.
+    """
     spread = jnp.pad(-y, ((0, 0), (0, 0), (0, 1))) + jnp.pad(y, ((0, 0), (0, 0), (1, 0)))
     xs = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), _lines(fan, x))
 
-    def step(totals, rows):
-        near, far, shrink = totals
-        for weight, sample, integral in _samples(fan, rows):
-            near = near + weight * sample
-            far = far + jnp.where(weight != 0, sample, 0)
-            shrink = shrink + weight**2 * integral
-        return (near, far, shrink), None
+    def total(terms):
+        return lax.scan(lambda t, rows: (t + sum(terms(rows)), None), jnp.zeros_like(spread), xs)[0]
 
-    near, far, shrink = lax.scan(step, (jnp.zeros_like(spread),) * 3, xs)[0]
+    near = total(lambda rows: (w * p for w, p in _samples(fan, rows)))
+    far = total(lambda rows: (jnp.where(w != 0, p, 0) for w, p in _samples(fan, rows)))
+    shrink = total(lambda rows: (w**2 * p for w, p in _integrals(fan, rows, moving)))
     lateral, slopes = spread * near, jnp.sum(spread * far, 0)
     depth = jnp.sum(spread * shrink - lateral * fan.slopes, (0, 2))
     still = {name: jnp.zeros_like(getattr(fan, name)) for name in ("start", "step", "per_radian")}
     return dataclasses.replace(fan, lateral=jnp.sum(lateral, (0, 2)), depth=depth, slopes=slopes, **still)
 
 
-_PAIR = Pair(_project, _backproject, _tangent(_project), _tangent(_backproject), _gradient)
+def _image(fan, y):
+    return jax.ShapeDtypeStruct((y.shape[0], *fan.image_shape), y.dtype)
+
+
+_tangent = by_jvp(functools.partial(_project, moving=True))
+_second = by_jvp(functools.partial(_gradient, moving=True))
+_PAIR = Pair(_project, _backproject, _tangent, by_transposition(_tangent, _image), _gradient, _second)

@@ -109,7 +109,8 @@ def per_view(name: str, value: Any, view_count: int, unit: str = "mm") -> Any:
 def distance(name: str, value: Any, view_count: int) -> Any:
     """As ``per_view``, positive."""
     value = per_view(name, value, view_count)
-    check.minimum(name, value, 0.0, strict=True, remedy="A virtual detector at the axis: scale detector_spacing by the magnification.")
+    virtual = "A virtual detector at the axis: put the real one in its place, with detector_spacing times the magnification."
+    check.minimum(name, value, 0.0, strict=True, remedy=virtual if name == "detector_distance" else "From the source to the axis, in mm.")
     return value
 
 

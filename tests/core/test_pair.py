@@ -120,6 +120,15 @@ FIRST = {
 }
 SECOND = {
     "hessian": lambda f, w, ws, xs, y: jax.hessian(lambda w: jnp.sum(f(w, X) ** 3))(w),
+    "reverse over reverse": lambda f, w, ws, xs, y: jax.jacrev(jax.grad(lambda w: jnp.sum(f(w, X) ** 3)))(w),
+    "reverse over reverse of a batch": lambda f, w, ws, xs, y: jax.jacrev(jax.grad(lambda w: jnp.sum(jax.vmap(f, (None, 0))(w, xs) ** 3)))(
+        w
+    ),
+    "reverse over reverse of batches": lambda f, w, ws, xs, y: jax.jacrev(jax.grad(lambda w: jnp.sum(jax.vmap(f)(w, xs) ** 3)))(ws),
+    "third order": lambda f, w, ws, xs, y: jax.grad(lambda w: jax.hessian(lambda w: jnp.sum(f(w, X) ** 3))(w)[0, 0])(w),
+    "third order, mixed": lambda f, w, ws, xs, y: jax.grad(
+        lambda x: jnp.vdot(y, jax.jvp(jax.grad(lambda w: jnp.sum(f(w, x) ** 3)), (w,), (y,))[1])
+    )(X),
     "forward": lambda f, w, ws, xs, y: jax.jvp(lambda w: f(w, X), (w,), (y,))[1],
     "hessian of the transpose": lambda f, w, ws, xs, y: jax.hessian(lambda w: jnp.sum(_transposed(f)(w, y) ** 3))(w),
     "mixed, reverse": lambda f, w, ws, xs, y: jax.jacrev(jax.grad(lambda w, x: jnp.sum(f(w, x) ** 3)), 1)(w, X),

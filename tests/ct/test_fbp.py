@@ -164,3 +164,5 @@ def test_hounsfield():
     np.testing.assert_allclose(ct.attenuation(ct.hounsfield(mu, 0.0193, 1e-5), 0.0193, 1e-5), mu, atol=1e-8)
     with pytest.raises(ValueError, match="mu_water"):
         ct.hounsfield(mu, 0.0, 0.1)
+    with pytest.raises(ValueError, match="mu: expected a numeric array"):
+        ct.hounsfield("mu", 0.0193)

@@ -68,6 +68,13 @@ def test_values_where_nothing_changes_along_z(name):
         assert volume[slices][inside[slices]].mean() == pytest.approx(0.02, rel=3e-3)
 
 
+def test_a_short_scan_is_as_good_as_a_full_one_in_the_plane_of_the_source():
+    plane = replace(CONE, image_shape=(1, N, N))
+    truth, inside = np.asarray(BODIES.rasterize((1, N, N))), INSIDE[:1]
+    full, short = (rms(ct.fdk(scan(BODIES, g), g), truth, inside) for g in (plane, replace(plane, angles=FULL[:90])))
+    assert short < 1.2 * full < 0.003
+
+
 def test_the_plane_of_the_source_is_a_fan_beam():
     cone = replace(CONE, image_shape=(1, N, N), detector_shape=(1, 110), angles=FULL[:99] + 0.3, detector_offset=(0.0, 0.4))
     fan = FanBeam((N, N), cone.angles, 110, 150.0, 75.0, detector_offset=0.4)
@@ -102,6 +109,14 @@ def test_helices(geometry):
     assert rms(volume, TRUTH, INSIDE) < 0.015
 
 
+@pytest.mark.filterwarnings("ignore:detector_shape")
+def test_helix_of_an_offset_detector():
+    geometry = replace(helix(0.6), detector_shape=(20, 70), detector_offset=(0.0, -13.0))
+    volume = np.asarray(ct.fdk(scan(BODIES, geometry), geometry))
+    assert np.all(volume[INSIDE] != 0)
+    assert rms(volume, TRUTH, INSIDE) < 0.01
+
+
 def test_slices_that_a_helix_does_not_cover_are_zero():
     geometry = helix(1.0, 1.2)
     volume = np.asarray(ct.fdk(scan(PILLAR, geometry), geometry, "hann"))
@@ -128,8 +143,7 @@ def test_batch_complex_and_one_trace(geometry):
     @jax.jit
     def traced(sinogram, distance):
         traces.append(1)
-        kind = "auto" if geometry is SPIRAL else "full"
-        return ct.fdk(sinogram, replace(geometry, source_distance=distance), scan=kind)
+        return ct.fdk(sinogram, replace(geometry, source_distance=distance), scan="full")
 
     np.testing.assert_allclose(traced(sinogram, 30.0), single, atol=1e-5)
     traced(-sinogram, 31.0)
@@ -145,7 +159,7 @@ def energy(kind):
     def loss(distance, offset, free, sinogram):
         change = {"source_distance": distance, "detector_offset": (offset, 0.3 * offset)}
         change |= {"angles": free, "detector_tilt": (0.02, offset / 9, 0.01)} if kind == "circle" else {"table": free}
-        return jnp.sum(ct.fdk(sinogram, replace(geometry, **change), "hann", scan="full" if kind == "circle" else "auto") ** 2)
+        return jnp.sum(ct.fdk(sinogram, replace(geometry, **change), "hann", scan="full") ** 2)
 
     free = jnp.asarray(geometry.angles if kind == "circle" else geometry.table)
     point = jnp.float64(30.01), jnp.float64(0.17), free, sinogram
@@ -195,7 +209,15 @@ def test_bad_input():
     with pytest.raises(ValueError, match="source_distance: expected one value for all views"):
         ct.fdk(spiral, replace(SPIRAL, source_distance=np.full(32, 30.0)))
     with pytest.raises(ValueError, match=r"geometry.angles: expected known values for a helical scan"):
-        jax.jit(lambda g: ct.fdk(spiral, g))(SPIRAL)
+        jax.jit(lambda g: ct.fdk(spiral, g, scan="full"))(SPIRAL)
+    with pytest.raises(ValueError, match=r"scan: expected 'full' or 'offset' for a traced geometry"):
+        jax.jit(lambda d: ct.fdk(spiral, replace(SPIRAL, source_distance=d)))(30.0)
+    half = replace(SPIRAL, detector_shape=(8, 11), detector_offset=(0.0, 3.5))
+    with pytest.raises(ValueError, match=r"geometry.table: expected a feed .* in a turn of an offset detector.*below 1 ·"):
+        ct.fdk(np.zeros(half.sinogram_shape, np.float32), replace(half, table=1.5 * half.table))
+    far = replace(half, detector_offset=(0.0, 5.6))
+    with pytest.raises(ValueError, match=r"geometry: expected a detector that sees both sides of the axis"):
+        ct.fdk(np.zeros(half.sinogram_shape, np.float32), far)
     for options in ({"scan": "short"}, {"weights": np.ones(32)}):
         with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
             ct.fdk(spiral, SPIRAL, **options)

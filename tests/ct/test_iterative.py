@@ -48,6 +48,28 @@ def test_every_method_reconstructs(name):
         assert float(result.x.min()) >= 0
 
 
+def low_dose():
+    """Counts in transmission, of 300 photons and 5 background events a ray."""
+    return jax.random.poisson(jax.random.key(1), 300.0 * jnp.exp(-CLEAN / 10) + 5.0, CLEAN.shape)
+
+
+def test_counts_without_a_logarithm():
+    result = ct.poisson_tv(low_dose(), GEOMETRY, 20.0, 40, flat=300.0, background=5.0).check()
+    assert result.x.dtype == jnp.float32 and float(result.x.min()) >= 0
+    assert error(10 * result.x) < 0.45 * FLAT
+
+
+@pytest.mark.slow
+def test_counts_against_their_logarithm_and_in_emission():
+    counts = low_dose()
+    direct = ct.poisson_tv(counts, GEOMETRY, 20.0, 40, flat=300.0, background=5.0).x
+    y = -jnp.log(jnp.maximum(counts - 5.0, 1) / 300.0)
+    assert error(10 * direct) < error(10 * ct.fista_tv(y, GEOMETRY, 20.0 / 300.0, 40, weights=counts / 300.0).x)
+    emission = jax.random.poisson(jax.random.key(2), 5 * CLEAN + 5.0, CLEAN.shape).astype(jnp.float32)
+    both = ct.poisson_tv(jnp.stack([emission, emission[:, ::-1]]), GEOMETRY, 1.0, 60, background=5.0).check()
+    assert both.x.shape == (2, N, N) and error(both.x[0] / 5) < 0.5 * FLAT
+
+
 def test_batches_weights_and_starts():
     dead = np.ones(47, np.float32)
     dead[20] = 0
@@ -78,13 +100,28 @@ def test_subsets_of_pwls_keep_enough_views_for_the_momentum():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="y: expected finite values"):
+    with pytest.raises(ValueError, match="sinogram: expected finite values"):
         ct.sirt(np.full_like(CLEAN, np.nan), GEOMETRY)
-    with pytest.raises(ValueError, match=r"y: expected shape .*40, 47"):
+    with pytest.raises(ValueError, match=r"sinogram: expected shape .*40, 47.*transpose"):
         ct.cgls(CLEAN.T, GEOMETRY)
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match=r"sinogram: expected values ≥ 0.*background="):
         ct.osem(NOISY - 5, GEOMETRY)
+    with pytest.raises(ValueError, match="counts: expected values ≥ 0"):
+        ct.poisson_tv(NOISY - 5, GEOMETRY, 0.1)
+    with pytest.raises(ValueError, match="background: expected values ≥ 0"):
+        ct.mlem(CLEAN, GEOMETRY, background=-1.0)
+    flat = np.ones(47)
+    flat[5] = 0
+    with pytest.raises(ValueError, match=r"flat: expected values > 0.*dead"):
+        ct.poisson_tv(CLEAN, GEOMETRY, 0.1, flat=flat)
+    with pytest.raises(ValueError, match=r"flat: expected a shape that broadcasts to \(40, 47\)"):
+        ct.poisson_tv(CLEAN, GEOMETRY, 0.1, flat=flat[:46] + 1)
     with pytest.raises(ValueError, match="Take 5 or 8 subsets"):
         ct.os_sart(CLEAN, GEOMETRY, subsets=7)
+    with pytest.raises(ValueError, match="subsets: expected a divisor of the number of views, 40, got 80"):
+        ct.pwls(CLEAN, GEOMETRY, weights=1.0, subsets=80)
+    for method in (ct.sart, ct.osem):
+        with pytest.raises(ValueError, match="geometry: expected a ParallelBeam, FanBeam"):
+            method(CLEAN, "parallel")
     with pytest.raises(ValueError, match="prepare=False"):
         ct.os_sart(CLEAN, GEOMETRY, subsets=8, method="fourier", prepare=True)

@@ -96,7 +96,6 @@ def test_refusals():
         ct.scan_weights(FAN, "shot")
     with pytest.raises(ValueError, match="weights: expected one of"):
         ct.scan_weights(FAN, weights="trapezoid")
-    poses = FAN.poses
     line = np.stack([-100 + 0 * FULL, 50 * centred(180) / 90], -1)
     with pytest.raises(ValueError, match="a source on a circle about the axis"):
-        ct.scan_weights(Modular((48, 48), line, line * [-1, 1], poses.column, 200))
+        ct.scan_weights(Modular((48, 48), line, line * [-1, 1], np.full_like(line, [0.0, 1.5]), 200))

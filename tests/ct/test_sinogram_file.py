@@ -152,6 +152,13 @@ def test_bad_files(tmp_path, suffix):
         file.write_bytes(content[:keep])
         with pytest.raises(ValueError, match="whole"):
             read_sinogram(file)
+    if suffix == ".npz":
+        damaged = bytearray(content)
+        start = content.index(b".npy") + 40
+        damaged[start : start + 40] = bytes(40)
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="whole NPZ file"):
+            read_sinogram(file)
     if suffix == ".h5":
         for place, name, value, message in [
             ("/", "version", 2, "newer"),

@@ -153,6 +153,16 @@ def test_truncated_file(tmp_path, share):
         data.read(tmp_path)
 
 
+def test_damaged_value_is_named(tmp_path):
+    save(ct_slice(), tmp_path / "d.dcm")
+    content = bytearray((tmp_path / "d.dcm").read_bytes())
+    at = content.index(b"\x28\x00\x52\x10DS") + 4
+    content[at : at + 2] = b"\x44\xfe"  # no value representation of DICOM
+    (tmp_path / "d.dcm").write_bytes(content)
+    with pytest.raises(ValueError, match=r"d\.dcm: expected a readable RescaleIntercept"):
+        data.read(tmp_path / "d.dcm")
+
+
 def test_real_files_that_are_refused():
     for name, message in {
         "MR_truncated.dcm": "whole pixel data",

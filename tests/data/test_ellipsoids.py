@@ -8,7 +8,6 @@ from jax.flatten_util import ravel_pytree
 from scipy.spatial.transform import Rotation
 
 from diffimg.data import Ellipsoids, defrise, random_ellipsoids, shepp_logan, shepp_logan_3d
-from diffimg.data.ellipsoids import rotation_matrix
 
 
 def supersampled(phantom, shape, sizes, sub):
@@ -45,17 +44,6 @@ def test_a_voxel_inside_is_exact_and_thin_bodies_keep_their_volume():
     assert image[0, 0, 0] == 0
     needle = Ellipsoids([[0.0, 0.0, 0.0]], [[2.0, 0.8, 0.01]], [0.0], [1.0])
     np.testing.assert_allclose(needle.rasterize((7, 7, 7)).sum(), 4 / 3 * np.pi * 0.016, rtol=5e-3)
-
-
-def test_rotation_vectors_are_scipys_and_smooth_at_zero(x64):
-    vectors = np.random.default_rng(0).normal(size=(5, 3)) * np.array([[1.0], [1e-3], [0.0], [0.1], [0.099]])
-    want = [Rotation.from_rotvec(v[::-1].copy()).as_matrix()[::-1, ::-1] for v in vectors]
-    np.testing.assert_allclose(rotation_matrix(jnp.asarray(vectors)), want, atol=1e-14)
-    for function in (jax.jacfwd(rotation_matrix), jax.jacrev(jax.jacfwd(rotation_matrix))):
-        assert bool(jnp.isfinite(jax.jit(function)(jnp.zeros(3))).all())
-    h, step = 1e-5, jnp.array([0.3, -0.5, 0.8])
-    numeric = (rotation_matrix(h * step) - rotation_matrix(-h * step)) / (2 * h)
-    np.testing.assert_allclose(jax.jit(jax.jacfwd(rotation_matrix))(jnp.zeros(3)) @ step, numeric, atol=1e-9)
 
 
 def test_angles_about_z_are_those_of_ellipses():

@@ -88,6 +88,11 @@ def test_bad_files(tmp_path):
         cut.write_bytes((tmp_path / name).read_bytes()[:keep])
         with pytest.raises(ValueError, match=f"whole NIfTI file, got {cut.name}"):
             data.read(cut)
+    content = bytearray((tmp_path / "v.nii.gz").read_bytes())
+    content[-6] ^= 1  # the checksum that gzip keeps
+    (tmp_path / "flipped.nii.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"whole NIfTI file, got flipped\.nii\.gz"):
+        data.read(tmp_path / "flipped.nii.gz")
     for array, affine, message in [
         (np.full((3, 3, 3), np.nan, np.float32), np.eye(4), "finite values"),
         (np.zeros((3, 3, 3), np.complex64), np.eye(4), "real numbers"),

@@ -243,7 +243,7 @@ def test_numbers_on_the_host_stay_in_double_precision():
 BAD_FAN = [
     ({"image_shape": (8, 8, 8)}, r"image_shape: expected two integers"),
     ({"angles": [0.1, np.nan] * 6}, "angles: expected finite"),
-    ({"source_distance": 0.0}, "source_distance: expected values > 0"),
+    ({"source_distance": 0.0}, "source_distance: expected values > 0.*From the source to the axis"),
     ({"detector_distance": -1.0}, "detector_distance: expected values > 0"),
     ({"source_distance": np.full(11, 60.0)}, r"source_distance: expected shape \(12,\) \[view\]"),
     ({"source_distance": np.nan}, "source_distance: expected finite"),
@@ -288,6 +288,8 @@ BAD_MODULAR = [
     ({"row": COLUMN}, "row: expected no row in the plane"),
     ({"image_shape": (8, 8, 8)}, r"row: expected \[view, 3\] in space"),
     ({"column": 0 * COLUMN}, "column: expected vectors of positive length"),
+    ({"detector": SOURCE}, "detector: expected a detector that faces the source, got one seen edge-on in view 0"),
+    ({"column": np.where(np.arange(12)[:, None] == 4, DETECTOR - SOURCE, COLUMN)}, "edge-on in view 4"),
     ({"detector": 3 * SOURCE}, "detector: expected rays that meet the image.*other side of the source"),
     ({"detector": np.where(SOURCE == 0, np.nan, DETECTOR)}, "detector: expected finite"),
     ({"detector_shape": (3, 4)}, "detector_shape: expected 1 integers"),

@@ -86,10 +86,10 @@ def function(config: Config, run: Run) -> None:
     weights = coarse.fluence * xray.energy_integrating(coarse.energies)
     mu = xray.linear_attenuation(("water", "bone"), coarse.energies)
     with run.stage("FBP"):
-        images["FBP"] = jax.block_until_ready(xs.analytic(log_data, geometry))
+        images["FBP"] = jax.block_until_ready(ct.fbp(log_data, geometry, "hann"))
     with run.stage("water correction"):
         polynomial = ct.water_polynomial(mu[0], weights, mu_water, 2.5 * radius)
-        images["water correction"] = jax.block_until_ready(xs.analytic(ct.linearize(log_data, polynomial), geometry))
+        images["water correction"] = jax.block_until_ready(ct.fbp(ct.linearize(log_data, polynomial), geometry, "hann"))
     with run.stage("polyenergetic model", config.model.steps):
         physics = xray.PolyenergeticTransmission(coarse.fluence, mu, geometry.sinogram_shape, xray.energy_integrating(coarse.energies))
         limit = config.model.soft_limit

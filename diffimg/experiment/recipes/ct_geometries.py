@@ -73,8 +73,8 @@ def geometries(scan: Scan) -> dict[str, Any]:
         }
 
 
-def bodies(size: int, slices: int) -> tuple[Any, Any]:
-    """The Shepp–Logan head in the plane, and ellipsoids of which it is the middle section."""
+def bodies(size: int, height: float) -> tuple[Any, Any]:
+    """The Shepp–Logan head in the plane, and ellipsoids of which it is the middle section, at most ``height`` mm to either side."""
     import dataclasses
 
     import jax.numpy as jnp
@@ -84,7 +84,7 @@ def bodies(size: int, slices: int) -> tuple[Any, Any]:
     flat = shepp_logan(0.48 * size)
     flat = dataclasses.replace(flat, density=flat.density * (4.0 / size))
     zero = jnp.zeros_like(flat.density)[:, None]
-    heights = jnp.minimum(1.5 * flat.semi_axes.max(-1, keepdims=True), 1.2 * slices)
+    heights = jnp.minimum(1.5 * flat.semi_axes.max(-1, keepdims=True), height)
     solid = Ellipsoids(
         jnp.concatenate([zero, flat.centers], -1), jnp.concatenate([heights, flat.semi_axes], -1), flat.rotation, flat.density
     )
@@ -102,7 +102,7 @@ def function(config: Config, run: Run) -> None:
 
     run.define(**DEFINITIONS)
     scan, how = config.scan, config.reconstruction
-    flat, solid = bodies(scan.size, scan.slices)
+    flat, solid = bodies(scan.size, 1.2 * scan.slices)
     truth = np.asarray(flat.rasterize((scan.size, scan.size)))
     inside = np.asarray(metrics.circle(truth.shape))
     analytic: dict[str, Any] = {}

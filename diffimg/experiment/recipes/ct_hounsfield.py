@@ -92,10 +92,10 @@ def function(config: Config, run: Run) -> None:
     mu_bone = float(xray.linear_attenuation("bone", energy))
     images: dict[str, Any] = {}
     with run.stage("FBP"):
-        images["FBP, uncorrected"] = jax.block_until_ready(xs.analytic(log_data, geometry))
+        images["FBP, uncorrected"] = jax.block_until_ready(ct.fbp(log_data, geometry, "hann"))
     with run.stage("water correction"):
         corrected = ct.water_correction(log_data, mu[0], coarse.fluence * quanta, mu_water)
-        images["FBP, water correction"] = jax.block_until_ready(xs.analytic(corrected, geometry))
+        images["FBP, water correction"] = jax.block_until_ready(ct.fbp(corrected, geometry, "hann"))
     with run.stage("polyenergetic model", config.model.steps):
         physics = xray.PolyenergeticTransmission(coarse.fluence, mu, geometry.sinogram_shape, quanta)
         limit = config.model.soft_limit

@@ -106,7 +106,7 @@ def function(config: Config, run: Run) -> None:
     maps: dict[str, Any] = {}
     with run.stage("ray by ray"):
         lengths = jax.block_until_ready(ct.decompose(log_data, mu, weights, counts))
-        maps["ray by ray"] = jax.block_until_ready(xs.analytic(lengths, geometry, config.projection.filter, config.projection.cutoff))
+        maps["ray by ray"] = jax.block_until_ready(ct.fbp(lengths, geometry, config.projection.filter, config.projection.cutoff))
     with run.stage("one step", config.one_step.steps):
         physics = xray.PolyenergeticTransmission(coarse.fluence, mu, geometry.sinogram_shape, response)
         basis = ct.whitened_basis(mu, weights, jnp.array([1.5 * radius, 0.1 * radius]))

@@ -87,14 +87,6 @@ def readings(key: Any, fluence: Any, mu: Any, response: Any, t: Any, counting: b
     return jax.block_until_ready(noisy)
 
 
-def analytic(sinogram: Any, geometry: Any, filter: str = "hann", cutoff: float = 1.0) -> Any:
-    """Filtered backprojection of a fan beam, by rebinning to parallel rays."""
-    from diffimg import ct
-
-    parallel, rays = ct.rebin(sinogram, geometry)
-    return ct.fbp(parallel, rays, filter, cutoff)
-
-
 def log_model(physics: Any, geometry: Any, path: Any) -> Any:
     """Image of attenuation at the reference energy → log data: path through the materials, projections, transmission, logarithm."""
     from diffimg import ct
