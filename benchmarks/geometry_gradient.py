@@ -77,15 +77,39 @@ def _error(table, name, geometry):
     true = dataclasses.replace(
         geometry, angles=geometry.angles + 0.01 * wobble[0], detector_offset=shifted if plane else (1 + shifted[::-1], shifted)
     )
-    x, y = phantom.rasterize(geometry.image_shape), data.project(phantom, true)
+    x = phantom.rasterize(geometry.image_shape)
+    misfit = data.project(phantom, geometry) - data.project(phantom, true)
+    shape = "×".join(map(str, geometry.image_shape))
+
+    def own(g, x):
+        return forward.Radon(g)(x)
+
+    def exact(g, x):
+        return data.project(phantom, g)
 
     def gradient(project):
-        return jax.jit(jax.grad(lambda g: 0.5 * jnp.sum((project(g) - y) ** 2)))(geometry)
+        return jax.jit(jax.grad(lambda g, x: jnp.vdot(misfit, project(g, x))))(geometry, x)
 
-    own, exact = gradient(lambda g: forward.Radon(g)(x)), gradient(lambda g: data.project(phantom, g))
+    slopes, reference = gradient(own), gradient(exact)
     fields = ("angles", "detector_offset", "source_offset")
-    pairs = {f: zip(jax.tree.leaves(getattr(own, f)), jax.tree.leaves(getattr(exact, f)), strict=True) for f in fields}
+    pairs = {f: zip(jax.tree.leaves(getattr(slopes, f)), jax.tree.leaves(getattr(reference, f)), strict=True) for f in fields}
     errors = {f: max(difference(a, b) for a, b in leaves) for f, leaves in pairs.items()}
     note = ", ".join(f"{f} {e:.4f}" for f, e in errors.items())
-    shape = "×".join(map(str, geometry.image_shape))
     table.quantity(f"{name} gradient error, {shape}", "bound of 1 %", max(errors.values()), 0.01, note)
+
+    def turning(project):
+        def turned(t, x):
+            return project(dataclasses.replace(geometry, angles=geometry.angles + t), x)
+
+        def first(t, x):
+            return jax.jvp(lambda t: turned(t, x), (t,), (jnp.ones_like(t),))[1]
+
+        def second(t, x):
+            reading = jax.jvp(lambda t: first(t, x), (t,), (jnp.ones_like(t),))[1]
+            return jnp.sum(misfit * reading, tuple(range(1, reading.ndim)))
+
+        return first, second
+
+    for order, *derivatives in zip(("first, every reading", "second, every view"), turning(own), turning(exact), strict=True):
+        error = difference(*(jax.jit(d)(jnp.zeros(()), x) for d in derivatives))
+        table.quantity(f"{name} derivative in the angle, {order}", "bound of 1 %", error, 0.01)

@@ -23,10 +23,11 @@ class Radon(Operator):
     """Line integrals of an image (image value × mm): ``[..., ny, nx]`` → ``[..., view, detector]``, or of a volume
     ``[..., nz, ny, nx]`` → ``[..., view, row, column]``.
 
-    Linear in the image; differentiable to any order in the image and in every leaf of the geometry. Along diverging rays the latter are
-    derivatives of the discrete model almost everywhere: the first reads pixels as constants (gradients of smooth functionals of
-    smooth bodies come within 1 % of the analytic ones, single rays within 5–8 % at 128², less at edges), and the second in a shift
-    of the rays alone lacks the jumps of the first.
+    Linear in the image; differentiable in the image and in every leaf of the geometry, in both modes. Along diverging rays the derivatives
+    in the geometry take the image between the pixels' centres to be interpolated linearly. So they are those of the object, where
+    it is smooth, rather than those of the pixels (at 256² within 0.1 % for gradients, 0.2 % reading by reading, second derivatives
+    within 1 % as sums), and differ from finite differences of the projector by its own steps. From the third order on, they
+    are those of this piecewise-linear image. ``"fourier"`` has all orders.
 
     Args:
         geometry: the rays: ``ParallelBeam``, ``FanBeam``, ``ConeBeam``, ``Helical`` or ``Modular``.

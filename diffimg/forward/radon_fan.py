@@ -16,8 +16,9 @@ B. De Man, S. Basu, Distance-driven projection and backprojection in three dimen
 
 Derivatives in the geometry need the image under the edges, P'. Of the sum above that is the pixel there: a step function, in a
 single reading several per cent off, with a second derivative of zero. So derivatives take P' to be interpolated linearly between the
-centres of the pixels, which makes the first and the second exact to second order in the pixels' size where the image is smooth. They
-are the same in both modes, and store nothing a line.
+centres of the pixels: where the image is smooth, the first are exact to second order in the pixels' size, and the second, which see
+the steps in the slope of P', are right to some per cent in a single reading and much better in sums. They are the same in both modes,
+and store nothing a line.
 """
 
 from __future__ import annotations

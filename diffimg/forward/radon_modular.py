@@ -8,7 +8,7 @@ of aligned detectors, which needs no such search, but free of any condition on t
 
 The interpolated image has steps in its slopes, so its own derivatives in the pose are several per cent off in a single reading, and
 of second order nothing is left. So derivatives take it to be the quadratic spline with the voxels as coefficients: its slopes are
-the differences between voxels, interpolated linearly; the first and the second are then exact to second order in the voxels' size.
+the differences between voxels, interpolated linearly, exact to second order in the voxels' size where the image is smooth.
 
 P. M. Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE Trans. Med. Imaging 1(3), 1982.
 """
@@ -151,7 +151,7 @@ def _chunks(rays):
 
 
 def _places(rays, slopes, index):
-    """Where the rays cross the plane along each lateral axis, from the first voxel's centre, and 1 where they do, ``[view, row, column]``."""
+    """Where the rays cross the plane along each lateral axis, from the first voxel, and 1 where they do, ``[view, row, column]``."""
     distance, there = _distance(rays, index)
     places = []
     for slope, source, size in zip(slopes, rays.source[:, 1:].T, _sizes(rays)[1:], strict=True):

@@ -37,7 +37,7 @@ def test_beam_hardening(tmp_path):
 def test_metal(tmp_path):
     found = run("ct_metal", tmp_path / "r", [*FAN, *GRID, *MODEL, "likelihood.steps=40", "inpainting.threshold_hu=1600.0"])
     assert found["NMAR"]["rmse_outside_hu"] < found["interpolation"]["rmse_outside_hu"]
-    for method in ("weighted least squares", "Poisson likelihood"):
+    for method in ("PWLS", "Poisson TV"):
         assert found[method]["rmse_outside_hu"] < found["NMAR"]["rmse_outside_hu"]
 
 

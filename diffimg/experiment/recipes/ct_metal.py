@@ -120,7 +120,7 @@ def function(config: Config, run: Run) -> None:
         filled = ct.normalized_interpolation(corrected, Radon(geometry)(prior), trace)
         images["interpolation"] = jnp.where(metal, images["FBP"], first)
         images["NMAR"] = jax.block_until_ready(jnp.where(metal, images["FBP"], ct.fbp(filled, geometry, "hann")))
-    with run.stage("weighted least squares", config.model.steps):
+    with run.stage("PWLS", config.model.steps):
         physics = xray.PolyenergeticTransmission(coarse.fluence, mu, geometry.sinogram_shape, quanta)
         limit = config.model.soft_limit
         values = (limit * mu_water, float(reference["bone"]), float(reference[metal_name]))
@@ -129,20 +129,20 @@ def function(config: Config, run: Run) -> None:
         weights = signal**2 / (signal + dark**2 / spectrum.mean_energy) / flat
         doubt = config.model.metal_error * Radon(geometry)(jnp.where(metal, start, 0))
         share = 1 / (1 + weights * config.tube.photons * doubt**2)
-        progress = run.iterations("weighted least squares")
+        progress = run.iterations("PWLS")
         expected = physics @ Channelwise(Radon(geometry), len(values)) @ path
         model = ct.NegativeLog(physics.flat) @ expected
         result = xs.fit(model, log_data, share * weights, start, config.model.tv_weight, config.model.steps, progress)
-        images["weighted least squares"] = jax.block_until_ready(result.x)
-    with run.stage("Poisson likelihood", config.likelihood.steps):
+        images["PWLS"] = jax.block_until_ready(result.x)
+    with run.stage("Poisson TV", config.likelihood.steps):
         law = energy.CompoundPoisson(quanta, coarse.fluence, dark)
         data_term = law.likelihood(Diagonal(share) @ expected, share * signal)  # a reading in doubt counts as a part of one
         tv = energy.TotalVariation(config.likelihood.tv_weight, lower=0.0, gap=0.0, max_steps=10)
         curvature = data_term.y  # of the likelihood in the line integrals, where the model fits the readings
         solver = solve.FISTA(xs.step_size(model, curvature, start))
-        progress = run.iterations("Poisson likelihood")
+        progress = run.iterations("Poisson TV")
         fitted = solve.run(solver, solve.Problem(data_term, tv), start, config.likelihood.steps, objective_every=0, progress=progress)
-        images["Poisson likelihood"] = jax.block_until_ready(fitted.check().x)
+        images["Poisson TV"] = jax.block_until_ready(fitted.check().x)
 
     true_metal = np.asarray(phantom[metal_name].rasterize((n, n), pixel)) > 0
     distance = ndimage.distance_transform_edt(~true_metal)
@@ -164,9 +164,7 @@ def function(config: Config, run: Run) -> None:
     with run.stage("report"):
         from diffimg.experiment import pictures
 
-        captions = {
-            k: f"RMSE {v['rmse_outside_hu']:.0f} HU · near metal {v['mae_near_hu']:.0f} HU" for k, v in run.metrics["methods"].items()
-        }
+        captions = {k: f"{v['rmse_outside_hu']:.0f} HU · near {v['mae_near_hu']:.0f} HU" for k, v in run.metrics["methods"].items()}
         cells = (geometry.detector_count - 1) / 2 * geometry.detector_spacing
         sinogram = pictures.Panel(
             log_data,
@@ -176,7 +174,7 @@ def function(config: Config, run: Run) -> None:
             axes=("detector position (mm)", "view angle (°)"),
         )
         title = config.title or "Metal artifacts"
-        history = ("weighted least squares", result.objective)
+        history = ("PWLS", result.objective)
         xs.present(run, title, hu, true_hu, pixel, ((-300.0, 400.0), (-200.0, 200.0)), captions, sinogram, history=history)
 
 
