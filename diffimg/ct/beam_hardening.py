@@ -31,9 +31,18 @@ from diffimg.forward.xray_transmission import PolyenergeticTransmission
 _NEWTON_STEPS = 12
 
 
+def admit_weights(weights: Any) -> jax.Array:
+    """``[..., E]``, none negative and some positive in every row."""
+    weights = floating("weights", weights)
+    check.minimum("weights", weights, 0.0)
+    if check.is_concrete(weights) and not np.asarray(weights).any(-1).all():
+        check.fail("weights", "a spectrum with photons in it", "one that is zero everywhere", "weights = fluence · detector response [E].")
+    return weights
+
+
 def polyenergetic_integral(length: Any, mu: Any, weights: Any) -> jax.Array:
     """−log(Σ w·e^{−μ·length} / Σ w): what the logarithm of a reading behind ``length`` mm of one material is, shaped like ``length``."""
-    length, mu, weights = floating("length", length), floating("mu", mu), floating("weights", weights)
+    length, mu, weights = floating("length", length), floating("mu", mu), admit_weights(weights)
     physics = PolyenergeticTransmission(weights / jnp.sum(weights), mu[None], length.shape or (1,))
     return -jnp.log(physics(length.reshape(1, *physics.ray_shape))).reshape(length.shape)
 
@@ -44,7 +53,7 @@ def equivalent_length(line_integrals: Any, mu: Any, weights: Any) -> jax.Array:
     Newton's method, which rises to the root of the concave function without passing it; differentiable in all arguments
     (implicit function theorem).
     """
-    p, mu, weights = floating("line_integrals", line_integrals), floating("mu", mu), floating("weights", weights)
+    p, mu, weights = floating("line_integrals", line_integrals), floating("mu", mu), admit_weights(weights)
     return _equivalent_length(p, mu.astype(p.dtype), weights.astype(p.dtype))
 
 

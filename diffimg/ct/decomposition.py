@@ -11,6 +11,7 @@ from jax import ShapeDtypeStruct
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
+from diffimg.ct.beam_hardening import admit_weights
 from diffimg.forward.operator import Operator
 from diffimg.forward.xray_photon import floating
 
@@ -37,10 +38,9 @@ def decompose(log_data: Any, mu: Any, weights: Any, variance_weights: Any = None
     Raises:
         ValueError: fewer bins than materials, shapes that do not fit, values that are not finite.
     """
-    p, mu, weights = (floating(n, v) for n, v in (("log_data", log_data), ("mu", mu), ("weights", weights)))
+    p, mu, weights = floating("log_data", log_data), floating("mu", mu), admit_weights(weights)
     check.ndim("mu", mu, 2, "[material, E]")
     check.shape("weights", weights, (p.shape[0] if p.ndim else 0, mu.shape[1]), "[bin, E]", "One row for each bin of log_data.")
-    check.minimum("weights", weights, 0.0)
     check.minimum("ridge", ridge, 0.0)
     steps = check.positive_int("steps", steps)
     if p.shape[0] < mu.shape[0] and not ridge:

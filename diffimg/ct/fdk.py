@@ -96,7 +96,7 @@ def fdk(
 
 
 def _check_circle(geometry):
-    if not geometry.aligned:
+    if not (geometry.aligned or geometry.poses.aligned):
         remedy = f"Give a ConeBeam its detector_tilt, or reconstruct iteratively: {ITERATIVE}."
         check.fail("geometry", "detector columns along z and rows across it", "a Modular that is tilted, or not known not to be", remedy)
     known = host(geometry)

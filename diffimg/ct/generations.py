@@ -192,7 +192,8 @@ def fifth_generation(
     if ring <= diagonal / 2:
         check.fail("ring_radius", f"more than half the image's diagonal, {diagonal / 2:g} mm", f"{ring:g} mm")
     step = 2 * math.pi / ring_detectors
-    stride = round(length("arc", arc) / anodes / step)
+    check.minimum("arc", arc, 0.0, strict=True, remedy="It is in radians.")
+    stride = round(arc / anodes / step)
     if stride < 1:
         check.fail(
             "anodes", f"at most one a detector, {int(arc / step)} on the arc", str(anodes), "Use more ring_detectors or fewer anodes."

@@ -211,8 +211,8 @@ def poisson_tv(
     """−log P(counts | x) + ``weight`` · TV(x) within bounds, by proximal gradients with momentum (FISTA).
 
     Transmission, where ``flat`` is given: counts have means flat · exp(−Ax) + background; no logarithm is taken of them, which is what
-    low counts want. Emission without it: means Ax + background, as in ``mlem``, which is faster where there is no background. The
-    likelihood is ``energy.PoissonLikelihood``; the step is found by backtracking.
+    low counts want. Emission without it: means Ax + background, as in ``mlem``, twenty steps of which it starts from. The likelihood is
+    ``energy.PoissonLikelihood``; the step is found by backtracking.
 
     Args:
         counts: ``[..., *geometry.sinogram_shape]``, ≥ 0.
@@ -228,7 +228,9 @@ def poisson_tv(
         data = PoissonLikelihood(Function(_attenuated, operator.codomain, flat, False) @ operator, counts, background)
         signal = jnp.maximum(counts - background, 1)
         projections, curvature = jnp.maximum(jnp.log(flat / signal), 0), signal
-    if x0 is None:
+    if x0 is None and flat is None:
+        x0 = mlem(counts, geometry, 20, background=background, method=method).x
+    elif x0 is None:
         samples = tuple(range(-len(operator.codomain.shape), 0))
         level = jnp.mean(projections, samples) / jnp.mean(operator(jnp.ones(operator.domain.shape, projections.dtype)))
         x0 = jnp.broadcast_to(level.reshape(level.shape + (1,) * operator.domain.ndim), level.shape + operator.domain.shape)

@@ -314,9 +314,10 @@ def _stored(file: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
             check.fail(file.name, "pixel data", "none", "The file is truncated, or holds no image: fetch it again.")
         stored = dataset.pixel_array
     except (RuntimeError, NotImplementedError) as error:
-        if "missing dependencies" not in str(error) and not isinstance(error, NotImplementedError):
-            check.fail(file.name, "decodable pixel data", f"{type(error).__name__}", "The file is damaged: fetch it again.")
         syntax = getattr(getattr(dataset.file_meta, "TransferSyntaxUID", None), "name", "unknown")
+        if "missing dependencies" not in str(error) and not isinstance(error, NotImplementedError):
+            remedy = "The file is damaged, or the installed decoder does not know its kind (12-bit JPEG: pip install python-gdcm)."
+            check.fail(file.name, "decodable pixel data", f"{type(error).__name__} while decoding {syntax}", remedy)
         remedy = 'Install a decoder: pip install pillow "pylibjpeg[openjpeg,rle]" (JPEG 2000, RLE) or python-gdcm (all JPEG families).'
         check.fail(file.name, "a transfer syntax that an installed package decodes", str(syntax), remedy)
     except Exception as error:

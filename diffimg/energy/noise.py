@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree
@@ -141,8 +142,10 @@ class Transmission(Noise):
         return counts + (self.sigma * _normal(electrons, clean)).astype(clean.dtype)
 
     def log(self, counts: Any) -> jax.Array:
-        """Line integrals from detector readings."""
+        """Line integrals from detector readings; negative ones are electronic noise, and refused where ``sigma`` is 0."""
         counts = _data("counts", counts)
+        if check.is_concrete(self.sigma) and not np.any(self.sigma):
+            check.minimum("counts", counts, 0.0, remedy="Detectors count up; state electronic noise as sigma.")
         signal = jnp.maximum(counts - self.background, self.floor)
         return (jnp.log(self.photons) - jnp.log(signal)).astype(counts.dtype)
 

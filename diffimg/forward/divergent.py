@@ -120,11 +120,11 @@ class Divergent:
         """
         return fields.select_views(self, index, self.view_count)
 
-    def modular(self) -> Modular:
-        """The same rays as a ``Modular`` geometry, every pose of which is free."""
+    def modular(self, aligned: bool = False) -> Modular:
+        """The same rays as a ``Modular`` geometry, every pose of which is free (with ``aligned``: as long as it stays so)."""
         from diffimg.forward.modular import Modular
 
-        return Modular.from_poses(self)
+        return Modular.from_poses(self, aligned)
 
     def __repr__(self):
         return fields.geometry_text(self)

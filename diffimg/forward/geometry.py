@@ -55,6 +55,11 @@ class ParallelBeam:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        if not self._touches_image:
+            reach = self.detector_count * self.detector_spacing / 2
+            got = f"cells {float(self.detector_offset) - reach:g} to {float(self.detector_offset) + reach:g} mm from the axis"
+            remedy = "Lower detector_offset: it is in mm, and so is detector_spacing."
+            check.fail("detector_offset", f"a detector that sees the image's circle of {self.diagonal:g} mm", got, remedy)
         if self.sees_whole_object is False:
             need = math.ceil((self.diagonal + 2 * abs(float(self.detector_offset))) / self.detector_spacing)
             warnings.warn(
@@ -98,6 +103,12 @@ class ParallelBeam:
             return None
         half = self.detector_count * self.detector_spacing / 2 - abs(float(self.detector_offset))
         return half >= self.diagonal / 2 * (1 - 1e-6)
+
+    @property
+    def _touches_image(self) -> bool:
+        if not check.is_concrete(self.detector_offset):
+            return True
+        return abs(float(self.detector_offset)) - self.detector_count * self.detector_spacing / 2 < self.diagonal / 2
 
     @property
     def field_of_view(self) -> Any:

@@ -31,8 +31,8 @@ class Modular(Divergent):
         detector_shape: number of cells, or ``(rows, columns)`` in space.
         row: ``[view, nd]``, from one row to the next; in space only.
         pixel_size, slice_thickness: edges of a pixel or voxel, mm; the thickness is ``pixel_size`` by default.
-        aligned: whether all rows run along z and all columns across it, which projectors make use of. By default it is looked up
-            where the poses are known, and False where they are traced; say True if you know better.
+        aligned: in space, a promise that all rows run along z and all columns across it, and that they stay so: projections are then
+            distance-driven, which is faster, and derivatives towards poses that break the promise are zero.
         curved: in the plane, whether the detector is an arc around the source, as in ``FanBeam``; ``column`` is its tangent.
 
     Raises:
@@ -51,7 +51,7 @@ class Modular(Divergent):
     row: Any = None
     pixel_size: float = static(default=1.0)
     slice_thickness: Any = static(default=None)
-    aligned: Any = static(default=None)
+    aligned: bool = static(default=False)
     curved: bool = static(default=False)
 
     def __post_init__(self):
@@ -89,15 +89,15 @@ class Modular(Divergent):
         self._check_rays()
 
     @classmethod
-    def from_poses(cls, geometry: Divergent) -> Modular:
-        """The poses of another geometry, set free."""
+    def from_poses(cls, geometry: Divergent, aligned: bool = False) -> Modular:
+        """The poses of another geometry, set free; ``aligned`` as above."""
         poses = geometry.poses
         new = object.__new__(cls)  # checked already, and its warnings given
-        aligned = getattr(geometry, "aligned", True)
         thickness = geometry.slice_thickness if geometry.ndim == 3 else geometry.pixel_size
         vectors = {name: getattr(poses, name) for name in ("source", "detector", "column", "row")}
         static_fields = {name: getattr(geometry, name) for name in ("image_shape", "detector_shape", "pixel_size")}
         new._set({**vectors, **static_fields, "slice_thickness": thickness, "aligned": aligned, "curved": poses.curved})
+        new._set({"aligned": new._alignment()})
         return new
 
     @property
@@ -132,7 +132,7 @@ class Modular(Divergent):
             translation = check.array("translation", translation)
             _per_view_vector("translation", translation, n, (nd,))
         poses = self.poses.moved(rotation, translation)
-        known = True if rotation is None and self.aligned else None  # a shift leaves the directions alone
+        known = rotation is None and self.aligned  # a shift leaves the directions alone
         vectors = (poses.source, poses.detector, poses.column)
         return Modular(
             self.image_shape, *vectors, self.detector_shape, poses.row, self.pixel_size, self.slice_thickness, known, self.curved
@@ -152,10 +152,9 @@ class Modular(Divergent):
 
     def _alignment(self) -> bool:
         poses = self.poses
-        known = poses.ndim == 2 or all(check.is_concrete(v) for v in (poses.column, poses.row))
-        if known and self.aligned and not poses.aligned:
-            check.fail("aligned", "False: rows run along z and columns across it only where they are", "True", "Leave it out.")
-        return poses.aligned if known else bool(self.aligned)
+        if poses.ndim == 3 and self.aligned and all(check.is_concrete(v) for v in (poses.column, poses.row)) and not poses.aligned:
+            check.fail("aligned", "False where rows do not run along z, or columns not across it", "True", "Leave it out.")
+        return poses.ndim == 2 or bool(self.aligned)
 
 
 def _per_view_vector(name: str, value: Any, view_count: int, trailing: tuple[int, ...]) -> None:

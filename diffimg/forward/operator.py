@@ -36,13 +36,15 @@ class Operator:
 
     ``linear = False`` marks a nonlinear operator; ``batched = True`` one whose methods take leading batch axes themselves;
     ``orthonormal = True`` one with A Aᴴ = I (the prox of ‖Ax‖₁ is then exact); ``approximate_normal = True`` one whose ``gram``
-    agrees with AᴴA to 5e-3 only.
+    agrees with AᴴA to 5e-3 only; ``refined_tangent = True`` one whose derivative in its parameters is meant to differ from that of its
+    values.
     """
 
     linear: ClassVar[bool] = True
     batched: ClassVar[bool] = False
     orthonormal: ClassVar[bool] = False
     approximate_normal: ClassVar[bool] = False
+    refined_tangent: ClassVar[bool] = False
     domain: Any
 
     def __init_subclass__(cls, **kwargs):

@@ -26,8 +26,9 @@ class Radon(Operator):
     Linear in the image; differentiable in the image and in every leaf of the geometry, in both modes. Along diverging rays the derivatives
     in the geometry take the image between the pixels' centres to be interpolated linearly. So they are those of the object, where
     it is smooth, rather than those of the pixels (at 256² within 0.1 % for gradients, 0.2 % reading by reading, second derivatives
-    within 1 % as sums), and differ from finite differences of the projector by its own steps. From the third order on, they
-    are those of this piecewise-linear image. ``"fourier"`` has all orders.
+    within 1 % as sums). At sharp edges they are smoothed by a pixel: finite differences of a misfit differ, by 15–25 % for a
+    Shepp–Logan head near the optimum, whose place they share. From the third order on, they are those of this
+    piecewise-linear image. ``"fourier"`` has all orders.
 
     Args:
         geometry: the rays: ``ParallelBeam``, ``FanBeam``, ``ConeBeam``, ``Helical`` or ``Modular``.
@@ -57,6 +58,7 @@ class Radon(Operator):
     width: int = static(default=4)
 
     batched = True
+    refined_tangent = property(lambda self: isinstance(self.geometry, Divergent))
 
     def __post_init__(self):
         if not isinstance(self.geometry, (ParallelBeam, Divergent)):

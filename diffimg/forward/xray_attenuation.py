@@ -221,6 +221,8 @@ _COMPOUNDS: dict[str, tuple[Any, float]] = {
     "gadolinium oxysulfide": ({"Gd": 2, "O": 2, "S": 1}, 7.32),
 }
 
+_COMPOUNDS["fat"] = _COMPOUNDS["adipose"]
+
 # symbol: (name, g/cm³ of the pure element; gases at 20 °C)
 _ELEMENTS: dict[str, tuple[str, float]] = {
     "Be": ("beryllium", 1.848),

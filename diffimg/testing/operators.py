@@ -47,7 +47,8 @@ def check_operator(
     - batch: a batch of two equals the two one by one,
     - derivative: forward mode equals A itself (linear) or a difference quotient (nonlinear); reverse mode is its adjoint,
     - parameters: forward mode in the floating leaves against a difference quotient (to 0.2, so that it also holds in float32 and for
-      derivatives that are deliberately better than differences, as ``Radon``'s are), and reverse mode against forward mode,
+      derivatives that are deliberately better than differences, as ``Radon``'s are; not where ``refined_tangent`` says that they
+      are those of a smoother operator), and reverse mode against forward mode,
     - prepared: ``A.prepare()`` against A, forward and adjoint,
     - lowering for ``platforms`` by ``jax.export`` (no such device is needed; pass ``()`` to save the time).
 
@@ -87,7 +88,7 @@ def check_operator(
     _assert(reverse <= 10 * tolerance, operator, "reverse mode in x is the adjoint of forward mode", reverse, 10 * tolerance)
     parameters = _parameter_error(operator, x, y, k4, single)
     prepared = _prepared_error(operator, x, y)
-    allowed = 1e-4 if single else 1e-9
+    allowed = 5e-4 if single else 1e-9
     _assert(not prepared > allowed, operator, "A.prepare() equals A", prepared, allowed)
     if platforms:
         check_lowering(operator, platforms)
@@ -143,7 +144,8 @@ def _parameter_error(operator, x, y, key, single):
         return float("nan")
     up, down = (call([(v + s * h * d).astype(v.dtype) for v, d in zip(active, direction, strict=True)]) for s in (1, -1))
     error = relative_error(slope, jax.tree.map(lambda p, q: (p - q) / (2 * h), up, down))
-    _assert(error <= 0.2, operator, "the derivative in its parameters is that of A (something stopped, a wrong tangent?)", error, 0.2)
+    if not operator.refined_tangent:
+        _assert(error <= 0.2, operator, "the derivative in its parameters is that of A (something stopped, a wrong tangent?)", error, 0.2)
     back = _transposition_error(call, active, direction, slope, y)
     _assert(back <= (1e-4 if single else 1e-10), operator, "reverse mode in the parameters agrees with forward mode", back, 1e-4)
     return error

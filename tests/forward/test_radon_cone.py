@@ -30,7 +30,7 @@ def cone(kind=ConeBeam, source_distance=14.0, detector_distance=9.0, detector_sp
 
 def flipped(geometry, *names):
     """The cells in the other order, along the rows, the columns or both."""
-    return dataclasses.replace(geometry.modular(), **{name: -getattr(geometry.poses, name) for name in names})
+    return dataclasses.replace(geometry.modular(aligned=True), **{name: -getattr(geometry.poses, name) for name in names})
 
 
 # of one shape, as free poses: one compiled program for all
@@ -102,7 +102,7 @@ def dense(geometry, fixed=None):
 @every_geometry
 def test_equals_the_dense_matrix(name, x64):
     geometry = GEOMETRIES[name]
-    free = Radon(geometry if hasattr(geometry, "column") else geometry.modular())
+    free = Radon(geometry if hasattr(geometry, "column") else geometry.modular(aligned=True))
     matrix, x, y = dense(geometry), noise(*SHAPE), noise(*geometry.sinogram_shape)
     assert matrix.any((3, 4, 5)).mean() > 0.2
     forward, back = np.einsum("vrczyx,zyx->vrc", matrix, x), np.einsum("vrczyx,vrc->zyx", matrix, y)
