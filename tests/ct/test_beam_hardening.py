@@ -30,8 +30,15 @@ def test_equivalent_length_is_the_root_that_scipy_finds():
 
 def test_derivatives_of_the_correction():
     with jax.enable_x64(True):
-        w, mu, p = (jnp.asarray(v, jnp.float64) for v in (WEIGHTS / WEIGHTS.sum(), WATER, [0.5, 3.0]))
+        w, mu, p = (jnp.asarray(v, jnp.float64) for v in (WEIGHTS / WEIGHTS.sum() + 1e-3, WATER, [0.5, 3.0]))
         check_grads(lambda *a: ct.equivalent_length(*a), (p, mu, w), 1, modes=("rev",), rtol=1e-4)
+
+
+def test_a_spectrum_without_photons_is_refused():
+    with pytest.raises(ValueError, match="weights: expected a spectrum with photons"):
+        ct.water_correction(np.ones(2), WATER, np.zeros_like(WEIGHTS), 0.02)
+    with pytest.raises(ValueError, match="weights: expected values ≥ 0"):
+        ct.water_correction(np.ones(2), WATER, -WEIGHTS, 0.02)
 
 
 def test_polynomial_agrees_with_the_exact_correction():

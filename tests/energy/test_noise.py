@@ -98,3 +98,9 @@ def test_parameters_are_leaves_and_batches_pass(problem):
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_negative_counts_are_refused_where_there_is_no_electronic_noise():
+    with pytest.raises(ValueError, match="counts: expected values ≥ 0"):
+        Transmission(1e4).log(-jnp.ones(3))
+    assert np.isfinite(Transmission(1e4, sigma=2.0).log(-jnp.ones(3))).all()

@@ -113,3 +113,8 @@ def test_degrees_are_noticed():
 def test_bad_arguments(change, text):
     with pytest.raises(ValueError, match=text):
         ParallelBeam(**{"image_shape": (8, 8), "angles": ANGLES, "detector_count": 12, **change})
+
+
+def test_a_detector_that_sees_nothing_is_refused():
+    with pytest.raises(ValueError, match="detector_offset: expected a detector that sees"):
+        ParallelBeam((64, 64), np.linspace(0, 3, 10), 90, detector_offset=500.0)
