@@ -26,6 +26,8 @@ from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.radon import Radon
 from diffimg.solve import CGLS, FISTA, MLEM, OSEM, SART, SIRT, SQS, Problem, Result, Solver, run
 
+_OPTIONS = {"tolerance", "gradient", "objective_every", "progress", "prepare"}
+
 
 def sirt(
     sinogram: Any,
@@ -321,6 +323,8 @@ def _run(
     options: dict[str, Any],
     prepare: bool = True,
 ) -> Result:
+    for name in options.keys() - _OPTIONS:
+        check.one_of("option", name, sorted(_OPTIONS), "These are passed on to solve.run; others are named in the signature.")
     if x0 is None:
         batch = sinogram.shape[: sinogram.ndim - operator.codomain.ndim]
         x0 = jnp.zeros(batch + operator.domain.shape, sinogram.dtype)

@@ -142,7 +142,7 @@ def _admit(x, reference, mask, ndim):
 def _range(data_range, reference, mask, ndim, definition):
     if data_range is None:
         data_range = _extent(reference, mask, ndim, definition)
-        remedy = "The reference is constant or not positive: pass data_range."
+        remedy = "An image of the reference is constant or not positive: pass data_range; for volumes pass ndim=3."
     else:
         remedy = "Pass the span of possible values, e.g. reference.max() - reference.min()."
         batch = reference.shape[: reference.ndim - ndim]

@@ -125,3 +125,9 @@ def test_bad_input():
             method(CLEAN, "parallel")
     with pytest.raises(ValueError, match="prepare=False"):
         ct.os_sart(CLEAN, GEOMETRY, subsets=8, method="fourier", prepare=True)
+
+
+def test_a_misspelt_option_is_named():
+    geometry = ParallelBeam((8, 8), np.linspace(0, 3, 4), 12)
+    with pytest.raises(ValueError, match=r"option: expected one of .*'itertions'"):
+        ct.sirt(np.ones(geometry.sinogram_shape, np.float32), geometry, itertions=3)

@@ -315,7 +315,8 @@ def function(config: Config, run: Run) -> None:
             score = psnr(image, case)
             rmse = float(np.sqrt(np.mean((image - case.truth)[case.mask] ** 2)))
             run.metric(f"{name}: {title}", psnr_db=score, rmse=rmse, **case.numbers.get(title, {}))
-            panels.append(pictures.Panel(image, title, f"{score:.1f} dB", window, "1/mm", 1.0))
+            where = " in the field of view" if name == "truncation" else ""
+            panels.append(pictures.Panel(image, title, f"{score:.1f} dB{where}", window, "1/mm", 1.0))
         rows.append(panels)
         groups[name] = ({p.title.removeprefix(f"{name}: "): p.image for p in panels}, window)
         run.arrays(**{f"{name}_{k}": np.asarray(v) for k, v in enumerate(case.images.values())}, **{f"{name}_truth": case.truth})

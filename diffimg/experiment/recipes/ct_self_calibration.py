@@ -169,7 +169,7 @@ def _present(config: Config, run: Run, truth: Any, images: Any, offsets: Any, mi
 
     def caption(name: str) -> str:
         m = methods[name]
-        return f"{m['psnr_db']:.1f} dB\ncentre {m['centre_error']:+.3f}, jitter {m['jitter_error']:.3f} cells"
+        return f"{m['psnr_db']:.1f} dB\nerror: centre {m['centre_error']:+.3f}, jitter {m['jitter_error']:.3f} cells"
 
     captions = {name: caption(name) for name in images}
     rows = []
