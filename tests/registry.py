@@ -64,7 +64,9 @@ OPERATORS = {
     "radon joseph": lambda t: f.Radon(geometry(t, (12, 9)), method="joseph"),
     "radon fan": lambda t: f.Radon(fan(t, detector_tilt=0.1)),
     "radon fan, curved": lambda t: f.Radon(fan(t, curved=True)),
-    "radon modular": lambda t: f.Radon(fan(t).modular()),
+    "radon modular": lambda t: f.Radon(
+        divergent(f.ConeBeam, t, image_shape=(4, 6, 7), detector_shape=(5, 13), detector_tilt=(0.2, 0.1, -0.1)).modular()
+    ),
     "radon cone": lambda t: f.Radon(divergent(f.ConeBeam, t, image_shape=(4, 6, 7), detector_shape=(5, 13))),
     "radon helical": lambda t: f.Radon(
         divergent(f.Helical, t, image_shape=(4, 6, 7), detector_shape=(3, 13), table=[-1.1, -0.2, 0.4, 1.3])

@@ -36,15 +36,13 @@ class Operator:
 
     ``linear = False`` marks a nonlinear operator; ``batched = True`` one whose methods take leading batch axes themselves;
     ``orthonormal = True`` one with A Aᴴ = I (the prox of ‖Ax‖₁ is then exact); ``approximate_normal = True`` one whose ``gram``
-    agrees with AᴴA to 5e-3 only; ``refined_tangent = True`` one whose derivative in its parameters is meant to differ from that of its
-    values.
+    agrees with AᴴA to 5e-3 only.
     """
 
     linear: ClassVar[bool] = True
     batched: ClassVar[bool] = False
     orthonormal: ClassVar[bool] = False
     approximate_normal: ClassVar[bool] = False
-    refined_tangent: ClassVar[bool] = False
     domain: Any
 
     def __init_subclass__(cls, **kwargs):
@@ -53,6 +51,11 @@ class Operator:
         if own is not None:
             cls._forward = own
             del cls.__call__
+
+    @property
+    def refined_tangent(self) -> bool:
+        """Whether the derivative in the parameters is meant to differ from that of the values."""
+        return False
 
     def _forward(self, x):
         raise TypeError(f"{type(self).__name__} must define __call__(self, x).")

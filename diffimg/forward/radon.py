@@ -58,7 +58,6 @@ class Radon(Operator):
     width: int = static(default=4)
 
     batched = True
-    refined_tangent = property(lambda self: isinstance(self.geometry, Divergent))
 
     def __post_init__(self):
         if not isinstance(self.geometry, (ParallelBeam, Divergent)):
@@ -103,6 +102,10 @@ class Radon(Operator):
         if self.method == "joseph":
             return joseph.adjoint(g, y)
         return over_images(lambda v: fourier.adjoint(self._plan, g.angles, g.detector_offset, v), y)
+
+    @property
+    def refined_tangent(self) -> bool:
+        return isinstance(self.geometry, Divergent)
 
     def prepare(self) -> Operator:
         """The operator with its tables computed, 3–10 times faster and with a Toeplitz ``normal``.

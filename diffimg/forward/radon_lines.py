@@ -29,7 +29,8 @@ def weighed(fan: FanRays, index: Any, values: Any) -> jax.Array:
 def lines_and_pixels(fan: FanRays) -> tuple[Any, Any]:
     """How many lines a view has, and pixels a line, ``[view]`` each."""
     ny, nx = fan.image_shape
-    return tuple(jnp.where(fan.steep, a, b).astype(fan.slopes.dtype) for a, b in ((nx, ny), (ny, nx)))
+    steep, real = fan.steep, fan.slopes.dtype
+    return jnp.where(steep, nx, ny).astype(real), jnp.where(steep, ny, nx).astype(real)
 
 
 def distance(fan: FanRays, index: Any) -> Any:
