@@ -50,7 +50,7 @@ COUNTS = {
     "poisson_tv, emission": (lambda p: 100 * p + 5, 0.01),
     "poisson_tv, transmission": (lambda p: EXPOSURE * jnp.exp(-p / 10), 10.0),
 }
-QUICK = {("cone", "sirt"), ("helical", "os_sart"), ("modular", "osem")}
+QUICK = {("modular", "osem")}
 
 
 @functools.cache

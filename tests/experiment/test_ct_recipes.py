@@ -37,6 +37,7 @@ def job(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_self_calibration(job):
     m = job("ct_self_calibration")
     start, found = (m[f"centre and jitter: {how}"] for how in ("assumed 0", "calibrated"))

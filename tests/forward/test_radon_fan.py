@@ -199,6 +199,7 @@ def test_first_derivatives_equal_their_definition(curved, x64):
     check_first(geometry, image, noise(*geometry.sinogram_shape), lambda g, fixed: np.einsum("vcyx,yx->vc", dense(g, fixed), image))
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_symmetric(x64):
     geometry = scan(curved=False)
     check_second(geometry, noise(*SHAPE), noise(*geometry.sinogram_shape))
