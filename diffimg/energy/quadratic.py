@@ -12,7 +12,6 @@ from diffimg.core import check, linalg
 from diffimg.core.pytree import add, real_dot
 from diffimg.energy.base import Energy
 from diffimg.energy.weight import real_like
-from diffimg.forward.basic import Diagonal, Identity
 from diffimg.forward.operator import Operator
 from diffimg.forward.structure import admit
 
@@ -32,7 +31,7 @@ class Quadratic(Energy):
     and ``_weights`` (the diagonal of P: a scalar, an array or a pytree like y; None for the identity), or ``_precision`` and
     ``_precision_norm``.
 
-    ``prox`` is in closed form for ``Identity`` and ``Diagonal`` operators with diagonal P; otherwise conjugate gradients solve
+    ``prox`` is in closed form where the operator has a ``diagonal_form`` (``Identity``, ``Diagonal``, ``MaskedFFT`` of one coil) and P is diagonal; otherwise conjugate gradients solve
     (I + step·AᴴPA) d = −step·∇E(v), x = v + d, to ‖residual‖ ≤ tolerance·‖step·∇E(v)‖ in at most ``max_steps`` steps: warm-started
     at v, and differentiable to any order through the solution (``jax.lax.custom_linear_solve``), not through the steps.
     """
@@ -97,9 +96,21 @@ class Quadratic(Energy):
         if not self.operator.linear:
             check.fail(f"{self!r}.prox", "a linear operator", f"{self.operator!r}", "Use the gradient: Problem(smooth=…).")
         v = admit(v, self.operator.domain, "v", self.operator)
-        if self._is_diagonal and isinstance(self.operator, (Identity, Diagonal)):
-            return self._diagonal_prox(v, real_like(step, v))
+        if self._is_diagonal and self.operator.diagonal_form() is not None:
+            return self._diagonal_prox(v, step)
         return self._iterative_prox(v, step)
+
+    def exact_prox(self, v: Any, step: Any) -> Any:
+        """``prox`` in closed form, x = Uᴴ[(U v + step·P w̄ y)/(1 + step·P|w|²)] for A = diag(w) U with a unitary U.
+
+        Raises:
+            ValueError: an operator without that form, such as a ``MaskedFFT`` with coil maps or a ``NUFFT``.
+        """
+        if not self._is_diagonal or self.operator.diagonal_form() is None:
+            expected = "A = diag(w)·U with a unitary U (Identity, Diagonal, MaskedFFT of one coil) and diagonal weights"
+            remedy = "Coil maps and non-Cartesian trajectories couple all pixels: prox(v, step) solves with conjugate gradients."
+            check.fail(f"{type(self).__name__}.exact_prox", expected, f"{self.operator!r}", remedy)
+        return self._diagonal_prox(admit(v, self.operator.domain, "v", self.operator), step)
 
     @jax.jit
     def _iterative_prox(self, v, step):
@@ -109,8 +120,11 @@ class Quadratic(Energy):
         change = linalg.cg(lambda d: add(d, self._hessian(d), step), rhs, tolerance=self.tolerance, max_steps=self.max_steps).x
         return add(v, change)
 
+    @jax.jit
     def _diagonal_prox(self, v, step):
-        d = jnp.asarray(getattr(self.operator, "weights", 1.0)).astype(v.dtype)
+        form = self.operator.diagonal_form()
+        v = form.transform(v)
+        step, d = real_like(step, v), jnp.asarray(form.weights).astype(v.dtype)
         w = step * real_like(1.0 if self._weights is None else self._weights, v)
         y = 0.0 if self._target is None else jnp.asarray(self._target, v.dtype)
-        return (v + w * jnp.conj(d) * y) / (1 + w * (d * jnp.conj(d)).real)
+        return form.inverse((v + w * jnp.conj(d) * y) / (1 + w * (d * jnp.conj(d)).real))

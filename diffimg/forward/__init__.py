@@ -7,6 +7,7 @@ from diffimg.forward.blur import Blur, gaussian_psf, transfer_function, wiener
 from diffimg.forward.channelwise import Channelwise
 from diffimg.forward.cone_beam import ConeBeam, Helical
 from diffimg.forward.fan_beam import FanBeam
+from diffimg.forward.fourier import MaskedFFT, fft, ifft
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.modular import Modular
 from diffimg.forward.operator import Operator
@@ -37,6 +38,7 @@ __all__ = [
     "Inpaint",
     "Laplacian",
     "Linearized",
+    "MaskedFFT",
     "Matrix",
     "Modular",
     "Normal",
@@ -52,7 +54,9 @@ __all__ = [
     "Stack",
     "Sum",
     "Wavelet",
+    "fft",
     "gaussian_psf",
+    "ifft",
     "transfer_function",
     "wiener",
     "xray",

@@ -13,6 +13,7 @@ from jax import ShapeDtypeStruct
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
 from diffimg.forward.operator import Operator
+from diffimg.forward.structure import DiagonalForm
 
 
 @pytree
@@ -37,6 +38,9 @@ class Identity(Operator):
     def gram(self, x):
         return x
 
+    def diagonal_form(self):
+        return DiagonalForm(1.0, lambda x: x, lambda x: x)
+
 
 @pytree
 class Diagonal(Operator):
@@ -57,6 +61,9 @@ class Diagonal(Operator):
 
     def __call__(self, x):
         return self.weights * x
+
+    def diagonal_form(self):
+        return DiagonalForm(self.weights, lambda x: x, lambda x: x)
 
 
 @pytree

@@ -12,7 +12,7 @@ from jax import ShapeDtypeStruct
 
 from diffimg.core import check, linalg
 from diffimg.core.pair import Pair, paired
-from diffimg.forward.structure import admit, ravel, same_structure, size, text, unravel
+from diffimg.forward.structure import DiagonalForm, admit, ravel, same_structure, size, text, unravel
 
 
 class Operator:
@@ -32,7 +32,8 @@ class Operator:
     - ``gram(self, x)``: AᴴA x for one x,
     - ``tangent(self, direction, x)``: d/dt A_{p + t·direction}(x), where the derivative of ``__call__`` in its parameters is not the
       one wanted; linear in ``direction`` (an operator of the same structure),
-    - ``prepare(self)``: an operator with tables in place of parameters, for use in loops.
+    - ``prepare(self)``: an operator with tables in place of parameters, for use in loops,
+    - ``diagonal_form(self)``: its diagonal in a unitary basis, if it has one.
 
     ``linear = False`` marks a nonlinear operator; ``batched = True`` one whose methods take leading batch axes themselves;
     ``orthonormal = True`` one with A Aᴴ = I (the prox of ‖Ax‖₁ is then exact); ``approximate_normal = True`` one whose ``gram``
@@ -97,6 +98,10 @@ class Operator:
     def prepare(self) -> Operator:
         """An equal operator whose tables are computed already; the operator itself where there is nothing to gain."""
         return self
+
+    def diagonal_form(self) -> DiagonalForm | None:
+        """A as diag(weights) U with a unitary U, where the class knows it; the prox of ½‖Ax − y‖² is then in closed form."""
+        return None
 
     def matrix(self) -> jax.Array:
         """The dense matrix ``[codomain size, domain size]``; for small problems and tests."""

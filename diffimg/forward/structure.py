@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -69,3 +71,12 @@ def text(structure: Any) -> str:
     if isinstance(structure, (tuple, list)):
         return "(" + ", ".join(text(s) for s in structure) + ")"
     return check.describe(structure) if hasattr(structure, "shape") else str(jax.tree.map(check.describe, structure))
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagonalForm:
+    """A = diag(weights) U with a unitary U: what gives ½‖Ax − y‖² its prox in closed form."""
+
+    weights: Any
+    transform: Callable[[Any], Any]  # U
+    inverse: Callable[[Any], Any]  # Uᴴ

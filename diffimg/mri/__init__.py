@@ -1,0 +1,3 @@
+"""Magnetic resonance imaging: from spins to k-space to images."""
+
+__all__ = []
