@@ -5,11 +5,13 @@ from diffimg.forward.algebra import Adjoint, Compose, Linearized, Normal, Scaled
 from diffimg.forward.basic import Diagonal, Function, Identity, Matrix
 from diffimg.forward.blur import Blur, gaussian_psf, transfer_function, wiener
 from diffimg.forward.channelwise import Channelwise
+from diffimg.forward.coil_maps import CoilMaps
 from diffimg.forward.cone_beam import ConeBeam, Helical
 from diffimg.forward.fan_beam import FanBeam
 from diffimg.forward.fourier import MaskedFFT, fft, ifft
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.modular import Modular
+from diffimg.forward.nufft import NUFFT
 from diffimg.forward.operator import Operator
 from diffimg.forward.phase_retrieval import CodedDiffraction, PhaseRetrieval
 from diffimg.forward.poses import Poses
@@ -22,10 +24,12 @@ from diffimg.forward.xray_scatter import ScatterKernel
 from diffimg.forward.xray_transmission import PolyenergeticTransmission
 
 __all__ = [
+    "NUFFT",
     "Adjoint",
     "Blur",
     "Channelwise",
     "CodedDiffraction",
+    "CoilMaps",
     "Compose",
     "ConeBeam",
     "Diagonal",

@@ -100,8 +100,17 @@ class Compose(Operator):
         return apply_forward(self.outer, apply_forward(self.inner, x))
 
     @property
+    def approximate_normal(self):  # type: ignore[override]
+        return self.outer.approximate_normal or self.inner.approximate_normal
+
+    @property
     def H(self):
         return self.inner.H @ self.outer.H
+
+    @property
+    def normal(self):
+        self._needs_linear("normal")
+        return self.inner.H @ self.outer.normal @ self.inner
 
     def prepare(self):
         return Compose(self.outer.prepare(), self.inner.prepare())

@@ -11,6 +11,7 @@ from jax import ShapeDtypeStruct
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
+from diffimg.forward.coil_maps import admit_coils
 from diffimg.forward.operator import Operator
 from diffimg.forward.structure import DiagonalForm
 
@@ -171,12 +172,9 @@ class PreparedMaskedFFT(MaskedFFT):
         return masked_normal(self.power, self.coils, self.axes, self._coil_axis, x)
 
     def tangent(self, direction, x):
-        check.fail(
-            "mask, coils",
-            "a derivative with respect to the image only",
-            "one with respect to the mask or maps of a prepared MaskedFFT, which are fixed",
-            "Differentiate the operator before prepare(): MaskedFFT(mask, coils)(x).",
-        )
+        got = "one with respect to the mask or maps of a prepared MaskedFFT, which are fixed"
+        remedy = "Differentiate the operator before prepare(): MaskedFFT(mask, coils)(x)."
+        check.fail("mask, coils", "a derivative with respect to the image only", got, remedy)
 
     def prepare(self):
         return self
@@ -205,20 +203,6 @@ def admit_ndim(ndim: Any, available: int) -> int:
             check.fail("mask", expected, f"{available} axes", "For a dynamic series [t, y, x] say how many axes are spatial: ndim=2.")
         return available
     if check.positive_int("ndim", ndim) > min(3, available):
-        check.fail("ndim", f"1 to {min(3, available)} spatial axes", str(ndim), "The mask has one axis for each, after those of the frames.")
+        remedy = "The mask has one axis for each, after those of the frames."
+        check.fail("ndim", f"1 to {min(3, available)} spatial axes", str(ndim), remedy)
     return ndim
-
-
-def admit_coils(coils: Any, spatial: tuple[int, ...]) -> Any:
-    """Coil maps ``[..., coil, *spatial]``, finite and not zero everywhere."""
-    coils = check.array("coils", coils)
-    axes = "coil, " + ", ".join("zyx"[3 - len(spatial) :])
-    if jnp.ndim(coils) <= len(spatial):
-        remedy = "One coil's map is [1, …]: coils[None]."
-        check.fail("coils", f"shape [..., {axes}]", f"shape {tuple(jnp.shape(coils))}", remedy)
-    check.trailing_shape("coils", coils, spatial, ", ".join("zyx"[3 - len(spatial) :]))
-    check.inexact("coils", coils)
-    check.finite("coils", coils)
-    if check.is_concrete(coils) and not np.any(np.asarray(coils)):
-        check.fail("coils", "maps with some support", "zero everywhere", "Estimate them from the centre of k-space: diffimg.mri.espirit.")
-    return coils

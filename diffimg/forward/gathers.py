@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -18,6 +19,12 @@ def take_rows(table: Any, index: Any) -> Any:
     """The rows table[index, :] for indices ``[...]`` known to be inside: ``[..., row length]``."""
     numbers = lax.GatherDimensionNumbers(offset_dims=(index.ndim,), collapsed_slice_dims=(0,), start_index_map=(0,))
     return lax.gather(table, index[..., None], numbers, (1, table.shape[1]), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+
+
+def take_runs(x: jax.Array, start: jax.Array, length: int) -> jax.Array:
+    """``[n, length]``: x[start], …, x[start + length − 1]; ``start`` must be in bounds."""
+    numbers = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(), start_index_map=(0,))
+    return lax.gather(x, start[:, None], numbers, (length,), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
 
 
 def split(arrays: tuple, chunk: int, block: int = 1) -> tuple:

@@ -10,10 +10,11 @@ from diffimg.core.pytree import pytree, static
 from diffimg.forward import radon_divergent as divergent
 from diffimg.forward import radon_fourier as fourier
 from diffimg.forward import radon_joseph as joseph
+from diffimg.forward.batches import over_images
 from diffimg.forward.divergent import Divergent
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.operator import Operator
-from diffimg.forward.radon_prepared import over_images, prepare
+from diffimg.forward.radon_prepared import prepare
 
 METHODS = ("auto", "fourier", "joseph", "distance-driven")
 

@@ -4,8 +4,7 @@ The 1-D Fourier transform of the projection at angle θ is the 2-D transform of 
 (u, v) = ν (cosθ, sinθ). That line is read off an oversampled FFT with a short separable window (Kaiser–Bessel, as
 piecewise polynomials), weighed with the pixel's and the detector cell's transform, and brought back by a 1-D FFT.
 
-Sources: Fessler and Sutton, IEEE Trans. Signal Process. 51 (2003) 560; Barnett, Magland and af Klinteberg, SIAM J. Sci.
-Comput. 41 (2019) C479 (polynomial windows); Beatty, Nishimura and Pauly, IEEE Trans. Med. Imaging 24 (2005) 799 (β).
+Source: Fessler and Sutton, IEEE Trans. Signal Process. 51 (2003) 560; the window: ``gridding``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,9 @@ from jax import lax
 
 from diffimg.core.lengths import fast_length
 from diffimg.core.pair import Pair, paired
+from diffimg.forward.gathers import take_runs
 from diffimg.forward.geometry import ParallelBeam, centred
+from diffimg.forward.gridding import window, window_transform, wrap_crop, wrap_pad
 
 IMAGE_MODELS = ("pixel", "band-limited")
 DETECTOR_MODELS = ("bin", "point")
@@ -75,42 +76,6 @@ def plan(geometry: ParallelBeam, image_model: str, detector_model: str, width: i
     )
 
 
-# The window
-
-
-def _beta(width, oversampling):
-    return 1.005 * math.pi * math.sqrt((width / oversampling) ** 2 * (oversampling - 0.5) ** 2 - 0.8)
-
-
-@functools.lru_cache(maxsize=64)
-def window_polynomials(width: int, oversampling: float) -> np.ndarray:
-    """``[degree+1, tap]``, highest power first: tap i of the window as a polynomial in z ∈ [−1, 1], twice the offset minus one."""
-    degree = width + 7
-    z = np.cos(np.pi * (np.arange(4 * degree) + 0.5) / (4 * degree))
-    d = (z[:, None] + 1) / 2 + width / 2 - 1 - np.arange(width)
-    beta = _beta(width, oversampling)
-    values = np.i0(beta * np.sqrt(np.maximum(0, 1 - (2 * d / width) ** 2))) / np.i0(beta)
-    series = np.polynomial.chebyshev.chebfit(z, values, degree)
-    return np.stack([np.polynomial.chebyshev.cheb2poly(c) for c in series.T], axis=1)[::-1]
-
-
-def window_transform(width: int, size: int, positions: np.ndarray, oversampling: float) -> np.ndarray:
-    """The window's Fourier transform at ``positions`` (pixels) on a grid of ``size``."""
-    beta = _beta(width, oversampling)
-    z = np.sqrt((np.pi * width * positions / size) ** 2 - beta**2 + 0j)
-    return np.real(np.sinc(z / np.pi)) * width / np.i0(beta)
-
-
-def window(width: int, oversampling: float, z: Any) -> Any:
-    """The taps' weights at z (NumPy or JAX), by Horner's rule; the taps are the last axis."""
-    coefficients = window_polynomials(width, oversampling).astype(z.dtype)
-    z = z[..., None]
-    value = coefficients[0] * z + coefficients[1]
-    for c in coefficients[2:]:
-        value = value * z + c
-    return value
-
-
 def _apodization(p: Plan, dtype, xp=jnp):
     """1 / (transform of the separable window), ``[ny, 1]`` and ``[1, nx]``."""
     y, x = (1 / window_transform(p.width, g, np.arange(n) - n // 2, g / n) for n, g in zip(p.image_shape, p.grid, strict=True))
@@ -124,11 +89,11 @@ def to_grid(p: Plan, x: jax.Array) -> jax.Array:
     """Oversampled transform of one image, ``[rows, pitch]`` complex."""
     gy, gx = p.grid
     ay, ax = _apodization(p, x.dtype)
-    f = jnp.fft.rfft(_wrap_pad(x * ay * ax, gx), axis=1)
+    f = jnp.fft.rfft(wrap_pad(x * ay * ax, gx), axis=1)
     before = jnp.conj(f[:, p.left : 0 : -1])
     after = jnp.conj(f[:, gx // 2 - p.width // 2 : gx // 2][:, ::-1])
     f = jnp.concatenate([before, f, after], axis=1).T
-    f = jnp.fft.fft(_wrap_pad(f, gy), axis=1)
+    f = jnp.fft.fft(wrap_pad(f, gy), axis=1)
     return jnp.concatenate([f, f[:, : p.width - 1]], axis=1)
 
 
@@ -136,7 +101,7 @@ def from_grid(p: Plan, h: Any, xp: Any = jnp) -> Any:
     """The adjoint of ``to_grid`` (real inner product)."""
     (ny, nx), (gy, gx), w = p.image_shape, p.grid, p.width
     h = h[:, :gy] + xp.pad(h[:, gy:], ((0, 0), (0, gy - w + 1)))
-    h = _wrap_crop(xp.fft.ifft(h, axis=1), ny, xp).T
+    h = wrap_crop(xp.fft.ifft(h, axis=1), ny, xp).T
     half, left, right = gx // 2, p.left, w // 2
     f = h[:, left : left + half + 1]
     before = xp.conj(h[:, :left][:, ::-1])
@@ -144,21 +109,9 @@ def from_grid(p: Plan, h: Any, xp: Any = jnp) -> Any:
     f = f + xp.pad(before, ((0, 0), (1, half - left))) + xp.pad(after, ((0, 0), (half - right, 1)))
     scale = np.full(half + 1, 0.5)
     scale[[0, half]] = 1.0
-    y = _wrap_crop(xp.fft.irfft(f * scale.astype(h.real.dtype), n=gx, axis=1), nx, xp)
+    y = wrap_crop(xp.fft.irfft(f * scale.astype(h.real.dtype), n=gx, axis=1), nx, xp)
     ay, ax = _apodization(p, y.dtype, xp)
     return y * (ay * (gy * gx)) * ax
-
-
-def _wrap_pad(x, size):
-    """Zero-pad the last axis so that its centre n//2 comes to index 0, as a transform without phases wants it."""
-    n = x.shape[-1]
-    zeros = jnp.zeros((*x.shape[:-1], size - n), x.dtype)
-    return jnp.concatenate([x[..., n // 2 :], zeros, x[..., : n // 2]], axis=-1)
-
-
-def _wrap_crop(x, n, xp):
-    size = x.shape[-1]
-    return xp.concatenate([x[..., size - n // 2 :], x[..., : n - n // 2]], axis=-1)
 
 
 # The points on the grid
@@ -193,7 +146,7 @@ def interpolate(p: Plan, grid: jax.Array, first: jax.Array, wu: jax.Array, wv: j
 
     def add_row(total, row):
         start, weight = row
-        return total + jnp.sum(runs(flat, first + start, p.width) * wv, axis=1) * weight, None
+        return total + jnp.sum(take_runs(flat, first + start, p.width) * wv, axis=1) * weight, None
 
     starts = np.arange(p.width, dtype=np.int32) * p.pitch
     return lax.scan(add_row, jnp.zeros(first.shape, grid.dtype), (starts, wu), unroll=p.width if stored else 1)[0]
@@ -210,12 +163,6 @@ def spread(p: Plan, s: jax.Array, first: jax.Array, wu: jax.Array, wv: jax.Array
 
     starts = np.arange(p.width, dtype=np.int32) * p.pitch
     return lax.scan(add_row, jnp.zeros(p.rows * p.pitch, s.dtype), (starts, wu))[0].reshape(p.rows, p.pitch)
-
-
-def runs(x: jax.Array, start: jax.Array, length: int) -> jax.Array:
-    """``[n, length]``: x[start], …, x[start + length − 1]; ``start`` must be in bounds."""
-    numbers = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(), start_index_map=(0,))
-    return lax.gather(x, start[:, None], numbers, (length,), mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
 
 
 # The derivative in the points is exact: ∂/∂u of Σ f e^{−2πi(ux+vy)} is −2πi Σ (x f) e^{−2πi(ux+vy)}, the same transform of

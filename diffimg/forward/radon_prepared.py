@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import ShapeDtypeStruct, lax
+from jax import ShapeDtypeStruct
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
 from diffimg.forward import radon_fourier as fourier
+from diffimg.forward.batches import over_images
+from diffimg.forward.node_runs import NodeRuns, runs_by_node
 from diffimg.forward.operator import Operator
 from diffimg.forward.radon_normal import convolve, normal_spectrum
-
-_CHUNK = 16  # images at once on an accelerator: 0.3 GB of temporaries at 512²
 
 
 @pytree
@@ -34,8 +34,7 @@ class PreparedRadon(Operator):
     sign: Any  # [view, 1] or [view, frequency]: −1 where the conjugate is read
     factor: Any  # [view, frequency] complex
     inside: Any  # [detector] bool
-    buckets: Any  # the adjoint's runs by number of runs per grid node: ((start [node, run], weights [node, run, tap]), …)
-    node: Any  # [grid node] int32: its place in the concatenated buckets
+    by_node: NodeRuns  # the adjoint's samples of every grid node
     spectrum: Any  # of the normal operator, or None
 
     batched = True
@@ -79,15 +78,7 @@ class PreparedRadon(Operator):
         p, dtype = self.plan, y.dtype
         s = fourier.from_detector(p, y, self.inside)
         s = fourier.conjugate(s * jnp.conj(self.factor).astype(s.dtype), self.sign.astype(dtype)).reshape(-1)
-        parts = lax.map(self._gather, jnp.stack([s.real, s.imag]))  # a loop, so that XLA does not compute s again for every tap
-        return fourier.from_grid(p, lax.complex(parts[0], parts[1]).reshape(p.rows, p.pitch))
-
-    def _gather(self, s):
-        sums = [
-            jnp.sum((fourier.runs(s, start.reshape(-1), self.plan.width).reshape(weights.shape) * weights.astype(s.dtype)), axis=(1, 2))
-            for start, weights in self.buckets
-        ]
-        return jnp.concatenate([*sums, jnp.zeros(1, s.dtype)]).at[self.node].get(mode="promise_in_bounds")
+        return fourier.from_grid(p, self.by_node(s).reshape(p.rows, p.pitch))
 
     def _name(self):
         return "PreparedRadon"
@@ -100,7 +91,6 @@ def prepare(geometry: Any, p: fourier.Plan) -> PreparedRadon:
     first, wu, wv, sign = fourier.locate(p, u, v, np)
     if p.ratio <= 1:
         sign = np.where(np.cos(angles) < 0, -1.0, 1.0)[:, None]
-    buckets, node = _runs_by_node(p, first, wu, wv)
     spectrum = normal_spectrum(p, angles) if geometry.sees_whole_object else None
     real = jax.dtypes.canonicalize_dtype(np.float64)
     return PreparedRadon(
@@ -112,74 +102,14 @@ def prepare(geometry: Any, p: fourier.Plan) -> PreparedRadon:
         sign=jnp.asarray(sign, real),
         factor=jnp.asarray(fourier.response(p, u, v, offset, np)),
         inside=jnp.asarray(fourier.in_period(p, offset, np)),
-        buckets=tuple((jnp.asarray(start), jnp.asarray(weights, real)) for start, weights in buckets),
-        node=jnp.asarray(node),
+        by_node=_by_node(p, first, wu, wv),
         spectrum=None if spectrum is None else jnp.asarray(spectrum, real),
     )
 
 
-def _runs_by_node(p, first, wu, wv):
-    """The transpose of the interpolation as a gather.
-
-    A grid node is reached by neighbouring frequencies of the few views that pass it. They are read as runs of ``width``
-    consecutive samples (with zero weights where a run is longer than needed): a third of the indices of a sparse matrix.
-    Nodes with similar numbers of runs share a rectangular table.
-    """
-    from scipy import sparse
-
-    w, k, count, nodes = p.width, p.frequency_count, first.size, p.rows * p.pitch
-    taps = np.arange(w, dtype=np.int32)
-    column = (first[:, None, None] + (taps[:, None] * p.pitch + taps)).reshape(-1)
-    row = np.repeat(np.arange(count, dtype=np.int32), w * w)
+def _by_node(p, first, wu, wv):
+    taps = np.arange(p.width, dtype=np.int32)
+    node = (first[:, None, None] + (taps[:, None] * p.pitch + taps)).reshape(-1)
+    sample = np.repeat(np.arange(first.size, dtype=np.int32), p.width**2)
     weight = (wu.T[:, :, None] * wv[:, None, :]).reshape(-1)
-    table = sparse.coo_array((weight, (column, row)), shape=(nodes, count)).tocsr()
-    table.sort_indices()
-    sample, weight = np.asarray(table.indices), np.asarray(table.data)
-    node = np.repeat(np.arange(nodes, dtype=np.int32), np.diff(np.asarray(table.indptr)))
-    view, radius = sample // k, sample % k
-
-    new = np.ones(len(sample), bool)
-    new[1:] = (node[1:] != node[:-1]) | (view[1:] != view[:-1])
-    chunk = (radius - radius[new][np.cumsum(new) - 1]) // w
-    new[1:] |= chunk[1:] != chunk[:-1]
-    run = np.cumsum(new) - 1
-    start = np.minimum(sample[new], count - w).astype(np.int32)
-    weights = np.zeros((len(start), w))
-    weights[run, sample - start[run]] = weight
-    runs = np.bincount(node[new], minlength=nodes)
-    offset = np.concatenate([[0], np.cumsum(runs)])
-
-    buckets, place, filled, low = [], np.full(nodes, -1), 0, 0
-    for high in _bucket_edges(int(runs.max())):
-        members = np.nonzero((runs > low) & (runs <= high))[0]
-        low = high
-        if not len(members):
-            continue
-        longest = int(runs[members].max())
-        index = offset[members][:, None] + np.arange(longest)
-        valid = index < offset[members + 1][:, None]
-        index = np.where(valid, index, 0)
-        buckets.append((np.where(valid, start[index], 0), np.where(valid[..., None], weights[index], 0)))
-        place[members] = filled + np.arange(len(members))
-        filled += len(members)
-    place[place < 0] = filled
-    return buckets, place.astype(np.int32)
-
-
-def _bucket_edges(longest):
-    """1, 2, 3, 4, 6, 8, 12, 16, 32, 64, … up to ``longest``."""
-    edges = [1, 2, 3, 4, 6, 8, 12, 16]
-    while edges[-1] < longest:
-        edges.append(2 * edges[-1])
-    return edges
-
-
-def over_images(function: Any, x: jax.Array) -> jax.Array:
-    """``function`` over the leading axes of x: on a CPU one image after the other, so that the working set stays in the cache; on
-    accelerators in chunks."""
-    lead = x.shape[:-2]
-    if not lead:
-        return function(x)
-    flat = x.reshape(-1, *x.shape[-2:])
-    y = lax.platform_dependent(flat, cpu=lambda v: lax.map(function, v), default=lambda v: lax.map(function, v, batch_size=_CHUNK))
-    return y.reshape(*lead, *y.shape[1:])
+    return runs_by_node(node, sample, weight, p.rows * p.pitch, first.size, p.frequency_count, p.width)
