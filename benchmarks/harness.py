@@ -94,6 +94,12 @@ def difference(a: Any, b: Any) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+def complex_difference(a: Any, b: Any) -> float:
+    """``difference`` of complex results, in complex128."""
+    a, b = np.asarray(a, np.complex128), np.asarray(b, np.complex128)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
 def tree_bytes(tree: Any) -> int:
     """Bytes held by a pytree's arrays."""
     return sum(int(np.prod(np.shape(v))) * np.asarray(v).dtype.itemsize for v in jax.tree.leaves(tree))
@@ -181,7 +187,7 @@ def device() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of everything that is timed."""
-    names = ("diffimg-jax", "jax", "jaxlib", "numpy", "scipy", "astra-toolbox", "mbirjax", "scikit-image", "torch")
+    names = ("diffimg-jax", "jax", "jaxlib", "numpy", "scipy", "astra-toolbox", "mbirjax", "scikit-image", "torch", "finufft", "sigpy")
     found = {"python": platform.python_version()}
     for name in names:
         try:

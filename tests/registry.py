@@ -50,6 +50,14 @@ def concrete_geometry(count=19):
         return f.ParallelBeam((12, 12), ANGLES, count, 1.0, 1.1, 0.2)
 
 
+def maps(shape, dtype):
+    return array(NOISE.ravel()[: np.prod(shape)].reshape(shape) + 1j * NOISE.T.ravel()[: np.prod(shape)].reshape(shape), complex_of(dtype))
+
+
+def trajectory(dtype, axes=2):
+    return array(np.pi * np.sin(9 * NOISE[: 3 * axes, :6]).reshape(3, 6, axes), dtype)
+
+
 OPERATORS = {
     "identity": lambda t: f.Identity((4, 5), dtype=jnp.dtype(t).name),
     "diagonal": lambda t: f.Diagonal(array(NOISE, t)),
@@ -95,11 +103,19 @@ OPERATORS = {
     ),
     "damped view mean": lambda t: ct.rings.DampedViewMean(array(0.3, t), (3, 7)),
     "material basis": lambda t: ct.MaterialBasis(array(NOISE[:2, :2], t), (3, 4)),
+    "coil maps": lambda t: f.CoilMaps(maps((2, 5, 6), t)),
+    "masked fft": lambda t: f.MaskedFFT(array(NOISE[:5, :7] ** 2, t)),
+    "masked fft, coils, dynamic": lambda t: f.MaskedFFT(array(NOISE[:12, :6].reshape(2, 6, 6) > 0, t), maps((2, 6, 6), t), ndim=2),
+    "masked fft, prepared": lambda t: f.MaskedFFT(np.tile(NOISE[:5, :1] > 0, (1, 6)), maps((3, 5, 6), t)).prepare(),
+    "nufft": lambda t: f.NUFFT((7, 8), trajectory(t), maps((2, 7, 8), t)),
+    "nufft, prepared": lambda t: f.NUFFT((7, 8), trajectory("float32"), np.asarray(maps((2, 7, 8), t))).prepare(),
+    "nufft 3-D": lambda t: f.NUFFT((5, 6, 7), trajectory(t, 3)),
+    "off-resonance": lambda t: f.off_resonance(f.NUFFT((7, 8), trajectory(t)), array(300 * NOISE[:7, :8], t), np.linspace(0, 4e-3, 6)),
     "phase retrieval": lambda t: f.PhaseRetrieval(f.Matrix(array(NOISE[:7] + 1j * NOISE[7:14], complex_of(t)))),
     "coded diffraction": lambda t: f.CodedDiffraction(array(np.exp(1j * NOISE[:8, :8]), complex_of(t))),
 }
 
-SLOW = ("radon fan, curved", "radon modular", "radon cone", "radon helical")  # long to compile; tests/forward has their essentials
+SLOW = ("nufft 3-D", "off-resonance", "radon fan, curved", "radon modular", "radon cone", "radon helical")  # long to compile; tests/forward has their essentials
 
 SHAPE = (8, 9)
 IMAGE = NOISE[:8, :9]

@@ -17,15 +17,18 @@ def test_operator_single_precision(name):
     check_operator(OPERATORS[name]("float32"))
 
 
+def double(structure):
+    return jax.ShapeDtypeStruct(structure.shape, jnp.promote_types(structure.dtype, jnp.float64))
+
+
 @every_operator
 def test_operator_double_precision(name, x64):
     op = OPERATORS[name]("float64")
     if op.domain.dtype in (jnp.float64, jnp.complex128):
         check_operator(op, platforms=())
     else:  # single precision by name; computes in the precision of its input
-        x = random_like(jax.random.key(0), jax.ShapeDtypeStruct(op.domain.shape, jnp.float64))
-        y = random_like(jax.random.key(1), jax.ShapeDtypeStruct(op.codomain.shape, jnp.float64))
-        assert op(x).dtype == jnp.float64
+        x, y = (random_like(k, double(s)) for k, s in zip(jax.random.split(jax.random.key(0)), (op.domain, op.codomain), strict=True))
+        assert op(x).dtype == y.dtype
         assert dot_test(op, x, y) < 1e-12
 
 

@@ -12,6 +12,7 @@ from diffimg.forward.fourier import MaskedFFT, fft, ifft
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.modular import Modular
 from diffimg.forward.nufft import NUFFT
+from diffimg.forward.off_resonance import OffResonance, off_resonance
 from diffimg.forward.operator import Operator
 from diffimg.forward.phase_retrieval import CodedDiffraction, PhaseRetrieval
 from diffimg.forward.poses import Poses
@@ -46,6 +47,7 @@ __all__ = [
     "Matrix",
     "Modular",
     "Normal",
+    "OffResonance",
     "Operator",
     "ParallelBeam",
     "PhaseRetrieval",
@@ -61,6 +63,7 @@ __all__ = [
     "fft",
     "gaussian_psf",
     "ifft",
+    "off_resonance",
     "transfer_function",
     "wiener",
     "xray",

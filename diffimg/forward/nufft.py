@@ -137,8 +137,8 @@ def admit_trajectory(trajectory: Any, image_shape: tuple[int, ...]) -> Any:
     if check.is_concrete(trajectory) and trajectory.size:
         largest = float(np.max(np.abs(np.asarray(trajectory))))
         if largest > math.pi * (1 + 1e-5):
-            text = f"trajectory: values up to {largest:.4g}, expected rad/voxel in [−π, π). They are taken modulo 2π, which folds the image's "
-            text += "spectrum. Multiply rad/m by the voxel size in m; indices −N/2 … N/2 by 2π/N."
+            text = f"trajectory: values up to {largest:.4g}, expected rad/voxel in [−π, π). They are taken modulo 2π, which "
+            text += "folds the image's spectrum. Multiply rad/m by the voxel size in m; indices −N/2 … N/2 by 2π/N."
             warnings.warn(text, UserWarning, stacklevel=4)
         elif largest <= 0.5 * (1 + 1e-5) and math.prod(got[:-1]) > 1:
             text = f"trajectory: values up to {largest:.4g} only, expected rad/voxel in [−π, π). If they are cycles/voxel, multiply by 2π."

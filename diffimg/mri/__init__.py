@@ -1,3 +1,7 @@
 """Magnetic resonance imaging: from spins to k-space to images."""
 
-__all__ = []
+from diffimg.mri.density import density_compensation
+
+__all__ = [
+    "density_compensation",
+]
