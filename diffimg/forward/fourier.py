@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import ShapeDtypeStruct
+from jax import ShapeDtypeStruct, lax
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
@@ -124,8 +124,8 @@ class MaskedFFT(Operator):
 
     def gram(self, x):
         m = self._factor(x.dtype)
-        axes = tuple(range(-self.ndim, 0))
-        return masked_normal(jnp.fft.ifftshift((m * jnp.conj(m)).real, axes=axes), self.coils, axes, self._coil_axis, x)
+        power = jnp.fft.ifftshift((m * jnp.conj(m)).real, axes=tuple(range(-self.ndim, 0)))
+        return masked_normal(power, self.coils, self.ndim, self.ndim, x)
 
     def prepare(self):
         if not check.is_concrete(self.mask) or (self.coils is not None and not check.is_concrete(self.coils)):
@@ -134,15 +134,13 @@ class MaskedFFT(Operator):
         power = (mask * np.conj(mask)).real.astype(np.float64) if mask.dtype != bool else mask.astype(np.float64)
         axes = tuple(range(-self.ndim, 0))
         power = np.fft.ifftshift(power, axes=axes)
-        kept = []
-        for axis in axes:
-            first = np.take(power, [0], axis=axis)
-            if np.all(power == first):
-                power = first
-            else:
-                kept.append(axis)
+        fixed = [a for a in axes if np.all(power == np.take(power, [0], axis=a))]
+        for a in fixed:
+            power = np.take(power, [0], axis=a)
+        order = (*fixed, *(a for a in axes if a not in fixed))
         real = jax.dtypes.canonicalize_dtype(np.float64)
-        return PreparedMaskedFFT(self.mask, self.coils, self.ndim, jnp.asarray(power, real), tuple(kept))
+        maps = None if self.coils is None else _reordered(jnp.asarray(self.coils), order)
+        return PreparedMaskedFFT(self.mask, self.coils, self.ndim, _reordered(jnp.asarray(power, real), order), maps, order, len(fixed))
 
     def norm(self, key: jax.Array | None = None, steps: int = 40) -> jax.Array:
         """σ_max: max |M| for one coil; estimated from above with coil maps."""
@@ -165,11 +163,15 @@ class MaskedFFT(Operator):
 class PreparedMaskedFFT(MaskedFFT):
     """``MaskedFFT`` with |M|² in the transform's own order; made by ``MaskedFFT.prepare()``. Mask and maps are fixed."""
 
-    power: Any = None  # |M|², zero frequency first, one long where it does not change
-    axes: tuple[int, ...] = static(default=())  # axes along which it does
+    power: Any = None  # |M|², zero frequency first, one long along axes on which it does not change; those come first
+    maps: Any = None  # the coil maps with their axes in that order
+    order: tuple[int, ...] = static(default=())  # of the spatial axes
+    fixed: int = static(default=0)  # how many do not change: their transforms cancel
 
     def gram(self, x):
-        return masked_normal(self.power, self.coils, self.axes, self._coil_axis, x)
+        x = _reordered(x, self.order)
+        x = masked_normal(self.power, self.maps, self.ndim, self.ndim - self.fixed, x)
+        return _reordered(x, tuple(np.argsort(self.order) - self.ndim))
 
     def tangent(self, direction, x):
         got = "one with respect to the mask or maps of a prepared MaskedFFT, which are fixed"
@@ -183,16 +185,35 @@ class PreparedMaskedFFT(MaskedFFT):
         return "PreparedMaskedFFT"
 
 
-def masked_normal(power: Any, coils: Any, axes: tuple[int, ...], coil_axis: int, x: jax.Array) -> jax.Array:
-    """Sᴴ Fᴴ |M|² F S x. A shift commutes with a convolution, so that no phase is needed; ``power`` has its zero frequency first."""
+def _reordered(x, order):
+    """The last axes of x in another order (given as negative numbers)."""
+    return jnp.transpose(x, (*range(x.ndim - len(order)), *(x.ndim + a for a in order)))
+
+
+def masked_normal(power: Any, coils: Any, ndim: int, transformed: int, x: jax.Array) -> jax.Array:
+    """Sᴴ Fᴴ |M|² F S x over the last ``transformed`` of ``ndim`` spatial axes; ``power`` has its zero frequency first.
+
+    A shift commutes with a convolution, so that no centring phase is needed.
+    """
     power = power.astype(jnp.finfo(x.dtype).dtype)
+    axes = tuple(range(-transformed, 0))
+
+    def convolve(v):
+        return jnp.fft.ifftn(power * jnp.fft.fftn(v, axes=axes), axes=axes) if axes else power * v
+
     if coils is None:
-        return jnp.fft.ifftn(power * jnp.fft.fftn(x, axes=axes), axes=axes) if axes else power * x
-    s = coils.astype(x.dtype)
-    x = s * jnp.expand_dims(x, coil_axis)
-    power = jnp.expand_dims(power, coil_axis)
-    x = jnp.fft.ifftn(power * jnp.fft.fftn(x, axes=axes), axes=axes) if axes else power * x
-    return jnp.sum(jnp.conj(s) * x, axis=coil_axis)
+        return convolve(x)
+    s = jnp.moveaxis(coils.astype(x.dtype), -ndim - 1, 0)
+    s = s.reshape(s.shape[0], *(1,) * (x.ndim - s.ndim + 1), *s.shape[1:])
+
+    def at_once(s, x):
+        return jnp.sum(jnp.conj(s) * convolve(s * x), axis=0)
+
+    def in_turn(s, x):  # the working set of one or two coils stays in a CPU's cache
+        pairs = s.reshape(-1, 2, *s.shape[1:]) if s.shape[0] % 2 == 0 else s[:, None]
+        return lax.scan(lambda total, pair: (total + at_once(pair, x), None), jnp.zeros_like(x), pairs)[0]
+
+    return lax.platform_dependent(s, x, cpu=in_turn, default=at_once)
 
 
 def admit_ndim(ndim: Any, available: int) -> int:

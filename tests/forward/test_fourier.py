@@ -65,7 +65,8 @@ def test_dynamic_series_with_a_mask_for_each_frame(x64):
 def test_readout_transforms_cancel_in_the_prepared_normal(shape, x64):
     lines = RNG.random((shape[0], 1)) < 0.4
     A = forward.MaskedFFT(np.broadcast_to(lines, shape).copy(), noise(3, *shape)).prepare()
-    assert A.axes == (-2,)
+    assert A.order == (-1, -2)
+    assert A.fixed == 1
     x = noise(*shape)
     np.testing.assert_allclose(A.normal(x), A.H(A(x)), atol=1e-12)
 
