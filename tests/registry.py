@@ -115,7 +115,8 @@ OPERATORS = {
     "coded diffraction": lambda t: f.CodedDiffraction(array(np.exp(1j * NOISE[:8, :8]), complex_of(t))),
 }
 
-SLOW = ("nufft 3-D", "off-resonance", "radon fan, curved", "radon modular", "radon cone", "radon helical")  # long to compile; tests/forward has their essentials
+# long to compile; tests/forward has their essentials
+SLOW = ("nufft 3-D", "off-resonance", "radon fan, curved", "radon modular", "radon cone", "radon helical")
 
 SHAPE = (8, 9)
 IMAGE = NOISE[:8, :9]

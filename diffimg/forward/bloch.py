@@ -115,7 +115,8 @@ def simulate(
         ValueError: shapes that do not fit.
     """
     shape, count = spins.shape, math.prod(spins.shape)
-    dtype = jnp.finfo(jnp.result_type(*(jnp.asarray(v) for v in (spins.position, spins.t1, spins.m0, sequence.gradient)), jnp.float32)).dtype
+    given = (spins.position, spins.t1, spins.m0, sequence.gradient)
+    dtype = jnp.finfo(jnp.result_type(*(jnp.asarray(v) for v in given), jnp.float32)).dtype
     flat = [jnp.broadcast_to(jnp.asarray(spins.position, dtype), (*shape, 3)).reshape(count, 3).T]
     for value in (spins.m0, spins.t1, spins.t2, spins.off_resonance):
         flat.append(jnp.broadcast_to(jnp.asarray(value, dtype), shape).reshape(1, count))
@@ -254,7 +255,8 @@ def _rotations(interval, tissue):
     sin, cos = sincos(0.5 * turns)
     # one complex array: XLA computes both parts in one pass
     both = lax.complex(jnp.where(small, math.pi, sin / turns), jnp.where(small, 1.0, cos))
-    return both.imag, both.real * wx, both.real * wy, both.real * wz, jnp.exp(_outer(-0.5 * dt, rate1[None])), jnp.exp(_outer(-0.5 * dt, rate2[None]))
+    decay = (jnp.exp(_outer(-0.5 * dt, rate[None])) for rate in (rate1, rate2))
+    return both.imag, both.real * wx, both.real * wy, both.real * wz, *decay
 
 
 def _excite(state, item, m0):
