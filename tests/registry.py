@@ -144,6 +144,8 @@ ENERGIES = {
     "total variation, anisotropic, bounded": lambda t: e.TotalVariation(array(0.3, t), False, -0.5, 0.9, gap=1e-8, max_steps=400),
     "huber tv": lambda t: e.HuberTV(array(0.3, t), array(0.1, t)),
     "smooth tv": lambda t: e.SmoothTV(array(0.3, t), array(0.05, t)),
+    "fields of experts": lambda t: e.FieldsOfExperts(array(NOISE[:6, :9].reshape(6, 3, 3), t), array(NOISE[:6, 0] ** 2, t), array(0.7, t)),
+    "nuclear norm": lambda t: e.NuclearNorm(array(0.3, t)),
     "box": lambda t: e.Box(-0.2, 0.7),
     "non-negative": lambda t: e.NonNegative(),
     "group l1": lambda t: e.GroupL1(array(0.3, t), axis=0),

@@ -3,7 +3,9 @@
 from diffimg.energy.base import ComposedEnergy, Energy, EnergySum, ScaledEnergy, Zero
 from diffimg.energy.compound_poisson import CompoundPoisson
 from diffimg.energy.data import GaussianLikelihood, LeastSquares
+from diffimg.energy.fields_of_experts import FieldsOfExperts, dct_filters
 from diffimg.energy.group import GroupL1
+from diffimg.energy.low_rank import NuclearNorm
 from diffimg.energy.noise import Gaussian, Noise, Poisson, PoissonGaussian, Transmission
 from diffimg.energy.poisson import PoissonLikelihood
 from diffimg.energy.regularizers import H1, L1, Box, NonNegative, SquaredL2, Tikhonov, WaveletL1
@@ -19,6 +21,7 @@ __all__ = [
     "DualState",
     "Energy",
     "EnergySum",
+    "FieldsOfExperts",
     "Gaussian",
     "GaussianLikelihood",
     "GroupL1",
@@ -26,6 +29,7 @@ __all__ = [
     "LeastSquares",
     "Noise",
     "NonNegative",
+    "NuclearNorm",
     "Poisson",
     "PoissonGaussian",
     "PoissonLikelihood",
@@ -37,4 +41,5 @@ __all__ = [
     "Transmission",
     "WaveletL1",
     "Zero",
+    "dct_filters",
 ]

@@ -32,8 +32,9 @@ class Quadratic(Energy):
     ``_precision_norm``.
 
     ``prox`` is in closed form where the operator has a ``diagonal_form`` (``Identity``, ``Diagonal``, ``MaskedFFT`` of one coil) and P is
-    diagonal; otherwise conjugate gradients solve (I + step·AᴴPA) d = −step·∇E(v), x = v + d, to ‖residual‖ ≤ tolerance·‖step·∇E(v)‖ in at most ``max_steps`` steps: warm-started
-    at v, and differentiable to any order through the solution (``jax.lax.custom_linear_solve``), not through the steps.
+    diagonal; otherwise conjugate gradients solve (I + step·AᴴPA) d = −step·∇E(v), x = v + d, to ‖residual‖ ≤ tolerance·‖step·∇E(v)‖ in
+    at most ``max_steps`` steps: warm-started at v, and differentiable to any order through the solution
+    (``jax.lax.custom_linear_solve``), not through the steps.
     """
 
     operator: Operator
