@@ -89,6 +89,7 @@ OPERATORS = {
     "wavelet": lambda t: f.Wavelet((16, 8), "db4", 2, dtype=jnp.dtype(t).name),
     "inpaint": lambda t: f.Inpaint(array(NOISE > 0, t)),
     "downsample": lambda t: f.Downsample((12, 8), 2, dtype=jnp.dtype(t).name),
+    "crop": lambda t: f.Crop((6, 7), (3, 4), dtype=jnp.dtype(t).name),
     "stack": lambda t: f.Stack((f.Identity((6, 7), dtype=jnp.dtype(t).name), f.Gradient((6, 7), dtype=jnp.dtype(t).name))),
     "composition": lambda t: f.Radon(geometry(t)) @ f.Blur(array(NOISE[:3, :3], t), (12, 12)),
     "channelwise": lambda t: f.Channelwise(f.Matrix(array(NOISE[:7], t)), 2),

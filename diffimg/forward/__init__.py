@@ -17,7 +17,7 @@ from diffimg.forward.operator import Operator
 from diffimg.forward.phase_retrieval import CodedDiffraction, PhaseRetrieval
 from diffimg.forward.poses import Poses
 from diffimg.forward.radon import Radon
-from diffimg.forward.sampling import Downsample, Inpaint
+from diffimg.forward.sampling import Crop, Downsample, Inpaint
 from diffimg.forward.sharded import Sharded
 from diffimg.forward.stencil import Gradient, Laplacian
 from diffimg.forward.wavelet import Wavelet
@@ -33,6 +33,7 @@ __all__ = [
     "CoilMaps",
     "Compose",
     "ConeBeam",
+    "Crop",
     "Diagonal",
     "Downsample",
     "FanBeam",

@@ -1,4 +1,4 @@
-"""Generic sampling operators: missing pixels (in-painting) and coarser pixels (super-resolution)."""
+"""Generic sampling operators: missing pixels (in-painting), coarser pixels (super-resolution), the middle of an image."""
 
 from __future__ import annotations
 
@@ -124,3 +124,41 @@ class Downsample(Operator):
         if self.kernel is None:
             return jnp.asarray(math.prod(self.factor) ** -0.5, jnp.finfo(jax.dtypes.canonicalize_dtype(jnp.dtype(self.dtype))).dtype)
         return super().norm(key, steps)
+
+
+@pytree
+class Crop(Operator):
+    """The middle of an image, ``[*padded]`` → ``[*image_shape]``: index N//2 stays the centre. The adjoint pads with zeros.
+
+    Args:
+        padded: shape of the larger image. image_shape: of the middle, no larger.
+        dtype: nominal dtype.
+    """
+
+    padded: tuple[int, ...] = static()
+    image_shape: tuple[int, ...] = static()
+    dtype: str = static(default="complex64")
+
+    def __post_init__(self):
+        for name in ("padded", "image_shape"):
+            object.__setattr__(self, name, tuple(check.positive_int(name, n) for n in getattr(self, name)))
+        if len(self.padded) != len(self.image_shape) or any(n > p for n, p in zip(self.image_shape, self.padded, strict=False)):
+            check.fail("image_shape", f"axes no longer than {self.padded}", str(self.image_shape))
+
+    @property
+    def domain(self):
+        return ShapeDtypeStruct(self.padded, jnp.dtype(self.dtype))
+
+    def _start(self):
+        return [p // 2 - n // 2 for n, p in zip(self.image_shape, self.padded, strict=True)]
+
+    def __call__(self, x):
+        return x[tuple(slice(s, s + n) for s, n in zip(self._start(), self.image_shape, strict=True))]
+
+    def adjoint(self, y):
+        widths = [(s, p - n - s) for s, n, p in zip(self._start(), self.image_shape, self.padded, strict=True)]
+        return jnp.pad(y, widths)
+
+    def norm(self, key: jax.Array | None = None, steps: int = 40) -> jax.Array:
+        """σ_max = 1."""
+        return jnp.ones((), jnp.finfo(jax.dtypes.canonicalize_dtype(jnp.dtype(self.dtype))).dtype)

@@ -21,8 +21,10 @@ from diffimg.mri.contrast import (
     spoiled_gradient_echo,
 )
 from diffimg.mri.density import density_compensation
+from diffimg.mri.espirit import calibration_images, calibration_region, espirit, walsh
 from diffimg.mri.phantom import TEST_SLICES, TRAIN_SLICES, BrainPhantom, acquire, brain, reference
 from diffimg.mri.point_spread import PointSpread, point_spread
+from diffimg.mri.reconstruction import coil_images, compressed_sensing, low_rank, sense, zero_filled
 from diffimg.mri.tissue import TISSUES, Tissue, tissues
 
 __all__ = [
@@ -35,12 +37,18 @@ __all__ = [
     "acquire",
     "balanced_ssfp",
     "brain",
+    "calibration_images",
+    "calibration_region",
+    "coil_images",
     "combine",
+    "compressed_sensing",
     "compression_matrix",
     "density_compensation",
     "ellipses_kspace",
     "ernst_angle",
+    "espirit",
     "inversion_recovery",
+    "low_rank",
     "mix_coils",
     "multi_echo",
     "noise_covariance",
@@ -49,10 +57,13 @@ __all__ = [
     "root_sum_of_squares",
     "sampling",
     "saturation_recovery",
+    "sense",
     "simulated_coils",
     "spin_echo",
     "spoiled_gradient_echo",
     "tissues",
     "trajectories",
+    "walsh",
     "whitening_matrix",
+    "zero_filled",
 ]
