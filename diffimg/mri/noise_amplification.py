@@ -12,6 +12,7 @@ from jax import lax
 
 from diffimg.core import check
 from diffimg.forward.fourier import ifft
+from diffimg.mri.coils import combine
 from diffimg.mri.grappa import GrappaKernel, sources
 
 
@@ -112,6 +113,4 @@ def full_deviation(coils: Any, noise: float) -> jax.Array:
 
 def combined_image(kspace: Any, coils: Any) -> jax.Array:
     """Coil images of full k-space ``[coil, y, x]``, combined with maps: the last step of GRAPPA and RAKI."""
-    from diffimg.mri.coils import combine
-
     return combine(ifft(kspace), coils)
