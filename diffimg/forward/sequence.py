@@ -75,11 +75,13 @@ def concatenate(sequences: List[Sequence]) -> Sequence:
     starts = np.cumsum([0, *(len(s) for s in sequences)])[:-1]
     spoil = None
     if any(s.spoil is not None for s in sequences):
-        spoil = jnp.concatenate([jnp.zeros(len(s), bool) if s.spoil is None else jnp.asarray(s.spoil, bool) for s in sequences])
-    return Sequence(
-        jnp.concatenate([jnp.asarray(s.duration) for s in sequences]),
-        jnp.concatenate([jnp.asarray(s.rf) for s in sequences]),
-        jnp.concatenate([jnp.asarray(s.gradient) for s in sequences]),
-        jnp.concatenate([jnp.asarray(s.samples) + int(start) for s, start in zip(sequences, starts, strict=True)]),
-        spoil,
-    )
+        spoil = _join([np.zeros(len(s), bool) if s.spoil is None else s.spoil for s in sequences])
+    samples = [s.samples + int(start) for s, start in zip(sequences, starts, strict=True)]
+    return Sequence(*(_join([getattr(s, name) for s in sequences]) for name in ("duration", "rf", "gradient")), _join(samples), spoil)
+
+
+def _join(parts):
+    """On the host where everything is known: thousands of parts would be thousands of operands of one program."""
+    if all(check.is_concrete(p) for p in parts):
+        return np.concatenate([np.asarray(p) for p in parts])
+    return jnp.concatenate([jnp.asarray(p) for p in parts])

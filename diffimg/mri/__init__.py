@@ -1,6 +1,9 @@
 """Magnetic resonance imaging: from spins to k-space to images."""
 
-from diffimg.mri import sampling, trajectories
+from diffimg.forward.bloch import Simulation, Spins, simulate
+from diffimg.forward.phase_graph import phase_graph, spin_echo_train, spoiled_train
+from diffimg.forward.sequence import Sequence
+from diffimg.mri import sampling, sequences, trajectories
 from diffimg.mri.analytic import ellipses_kspace
 from diffimg.mri.coils import (
     combine,
@@ -26,8 +29,11 @@ from diffimg.mri.grappa import GrappaKernel, Undersampling, calibrate, fill, gra
 from diffimg.mri.noise_amplification import combined_image, full_deviation, grappa_g_factor, replica_deviation, sense_g_factor
 from diffimg.mri.phantom import TEST_SLICES, TRAIN_SLICES, BrainPhantom, acquire, brain, reference
 from diffimg.mri.point_spread import PointSpread, point_spread
+from diffimg.mri.pulse_design import Design, design_pulse
+from diffimg.mri.pulses import Pulse, excitation, gaussian_pulse, hard_pulse, sinc_pulse, slice_gradient, slice_profile
 from diffimg.mri.raki import Raki, raki
 from diffimg.mri.reconstruction import coil_images, compressed_sensing, low_rank, sense, zero_filled
+from diffimg.mri.sequences import Acquisition, kspace_path, kspace_trajectory, voxel_spins
 from diffimg.mri.spirit import Consistency, spirit, spirit_consistency, spirit_kernel
 from diffimg.mri.tissue import TISSUES, Tissue, tissues
 
@@ -35,11 +41,17 @@ __all__ = [
     "TEST_SLICES",
     "TISSUES",
     "TRAIN_SLICES",
+    "Acquisition",
     "BrainPhantom",
     "Consistency",
+    "Design",
     "GrappaKernel",
     "PointSpread",
+    "Pulse",
     "Raki",
+    "Sequence",
+    "Simulation",
+    "Spins",
     "Tissue",
     "Undersampling",
     "acquire",
@@ -54,18 +66,25 @@ __all__ = [
     "compressed_sensing",
     "compression_matrix",
     "density_compensation",
+    "design_pulse",
     "ellipses_kspace",
     "ernst_angle",
     "espirit",
+    "excitation",
     "fill",
     "full_deviation",
+    "gaussian_pulse",
     "grappa",
     "grappa_g_factor",
+    "hard_pulse",
     "inversion_recovery",
+    "kspace_path",
+    "kspace_trajectory",
     "low_rank",
     "mix_coils",
     "multi_echo",
     "noise_covariance",
+    "phase_graph",
     "point_spread",
     "raki",
     "reference",
@@ -75,15 +94,23 @@ __all__ = [
     "saturation_recovery",
     "sense",
     "sense_g_factor",
+    "sequences",
+    "simulate",
     "simulated_coils",
+    "sinc_pulse",
+    "slice_gradient",
+    "slice_profile",
     "spin_echo",
+    "spin_echo_train",
     "spirit",
     "spirit_consistency",
     "spirit_kernel",
     "spoiled_gradient_echo",
+    "spoiled_train",
     "tissues",
     "trajectories",
     "undersampling",
+    "voxel_spins",
     "walsh",
     "whitening_matrix",
     "zero_filled",
