@@ -31,6 +31,15 @@ from diffimg.mri.phantom import TEST_SLICES, TRAIN_SLICES, BrainPhantom, acquire
 from diffimg.mri.point_spread import PointSpread, point_spread
 from diffimg.mri.pulse_design import Design, design_pulse
 from diffimg.mri.pulses import Pulse, excitation, gaussian_pulse, hard_pulse, sinc_pulse, slice_gradient, slice_profile
+from diffimg.mri.quantitative import (
+    Fit,
+    fit_b0,
+    fit_b1,
+    fit_signal,
+    fit_t1_inversion_recovery,
+    fit_t1_variable_flip_angle,
+    fit_t2_multi_echo,
+)
 from diffimg.mri.raki import Raki, raki
 from diffimg.mri.reconstruction import coil_images, compressed_sensing, low_rank, sense, zero_filled
 from diffimg.mri.sequences import Acquisition, kspace_path, kspace_trajectory, voxel_spins
@@ -45,6 +54,7 @@ __all__ = [
     "BrainPhantom",
     "Consistency",
     "Design",
+    "Fit",
     "GrappaKernel",
     "PointSpread",
     "Pulse",
@@ -72,6 +82,12 @@ __all__ = [
     "espirit",
     "excitation",
     "fill",
+    "fit_b0",
+    "fit_b1",
+    "fit_signal",
+    "fit_t1_inversion_recovery",
+    "fit_t1_variable_flip_angle",
+    "fit_t2_multi_echo",
     "full_deviation",
     "gaussian_pulse",
     "grappa",
