@@ -3,8 +3,11 @@
 from diffimg.data.dicom import dicom_series, read_dicom
 from diffimg.data.dicom_write import write_dicom
 from diffimg.data.ellipsoids import Ellipsoids, defrise, random_ellipsoids, shepp_logan_3d
+from diffimg.data.fastmri import read_fastmri, write_fastmri
 from diffimg.data.grid import Grid
 from diffimg.data.io import read, write
+from diffimg.data.ismrmrd import read_ismrmrd, write_ismrmrd
+from diffimg.data.kspace import KSpace, ScanHeader, parse_header, write_header
 from diffimg.data.materials import material_phantom
 from diffimg.data.nifti import read_nifti, write_nifti
 from diffimg.data.phantoms import Ellipses, random_ellipses, shepp_logan, shepp_logan_image
@@ -18,17 +21,22 @@ __all__ = [
     "Ellipses",
     "Ellipsoids",
     "Grid",
+    "KSpace",
     "Sample",
+    "ScanHeader",
     "Volume",
     "defrise",
     "dicom_series",
     "material_phantom",
     "names",
+    "parse_header",
     "project",
     "random_ellipses",
     "random_ellipsoids",
     "read",
     "read_dicom",
+    "read_fastmri",
+    "read_ismrmrd",
     "read_nifti",
     "read_tiff",
     "sample",
@@ -38,6 +46,9 @@ __all__ = [
     "slice_for_ct",
     "write",
     "write_dicom",
+    "write_fastmri",
+    "write_header",
+    "write_ismrmrd",
     "write_nifti",
     "write_tiff",
 ]
