@@ -86,7 +86,7 @@ class MaskedFFT(Operator):
 
     mask: Any
     coils: Any = None
-    ndim: int | None = static(default=None)
+    ndim: Any = static(default=None)
 
     def __post_init__(self):
         object.__setattr__(self, "mask", check.array("mask", self.mask))

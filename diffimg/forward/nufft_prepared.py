@@ -13,7 +13,7 @@ from diffimg.core import check
 from diffimg.core.pytree import pytree
 from diffimg.forward import nufft_grid as grid
 from diffimg.forward.batches import over_images
-from diffimg.forward.node_runs import NodeRuns, runs_by_node
+from diffimg.forward.node_runs import runs_by_node
 from diffimg.forward.nufft import NUFFT
 
 
@@ -28,7 +28,7 @@ class PreparedNUFFT(NUFFT):
 
     first: Any = None  # [point] int32, the first node of each window; None in 3-D
     weights: Any = None  # per grid axis, [tap, point], the last [point, tap]
-    by_node: NodeRuns | None = None  # the adjoint's samples of every grid node
+    by_node: Any = None  # the adjoint's samples of every grid node
     spectrum: Any = None  # of the normal operator
 
     def gram(self, x):

@@ -24,10 +24,10 @@ def calibration_region(kspace: Any, width: int | tuple[int, int]) -> jnp.ndarray
     kspace = check.array("kspace", kspace)
     check.ndim("kspace", kspace, 3, "[coil, y, x]")
     check.finite("kspace", kspace)
-    width = (width, width) if isinstance(width, int) else tuple(width)
-    if any(w > n or w < 1 for w, n in zip(width, kspace.shape[1:], strict=True)):
-        check.fail("calibration", f"a region within {tuple(kspace.shape[1:])}", str(width))
-    region = kspace[:, centre(kspace.shape[1], width[0]), centre(kspace.shape[2], width[1])]
+    sizes = (width, width) if isinstance(width, int) else tuple(width)
+    if any(w > n or w < 1 for w, n in zip(sizes, kspace.shape[1:], strict=True)):
+        check.fail("calibration", f"a region within {tuple(kspace.shape[1:])}", str(sizes))
+    region = kspace[:, centre(kspace.shape[1], sizes[0]), centre(kspace.shape[2], sizes[1])]
     if check.is_concrete(region):
         seen = np.any(np.asarray(region) != 0, axis=0)
         if not seen.any():
@@ -35,7 +35,7 @@ def calibration_region(kspace: Any, width: int | tuple[int, int]) -> jnp.ndarray
         missing = int(np.count_nonzero(~seen))
         if missing:
             remedy = "Take a smaller region, or measure more lines around the centre (acs=)."
-            check.fail("calibration", f"a fully sampled middle of {width}", f"{missing} samples of it that are zero in every coil", remedy)
+            check.fail("calibration", f"a fully sampled middle of {sizes}", f"{missing} samples of it that are zero in every coil", remedy)
     return jnp.asarray(region)
 
 

@@ -111,7 +111,8 @@ class GrappaKernel:
 def calibrate(region: Any, acceleration: int, kernel: tuple[int, int] = (4, 5), regularization: float = 1e-3) -> GrappaKernel:
     """Least squares on the calibration lines ``[coil, line, x]``, with Tikhonov's term relative to the mean power of the sources."""
     region = jnp.asarray(region)
-    kernel = tuple(check.positive_int("kernel", k) for k in kernel)
+    for k in kernel:
+        check.positive_int("kernel", k)
     check.minimum("regularization", regularization, 0.0)
     scale = jnp.max(jnp.abs(region))
     if check.is_concrete(scale) and not float(scale) > 0:

@@ -99,7 +99,7 @@ def brain(
     Raises:
         ValueError: slices outside the template, a field of view smaller than the brain.
     """
-    shape = tuple(check.positive_int("shape", n) for n in shape)
+    shape = (check.positive_int("shape", shape[0]), check.positive_int("shape", shape[1]))
     check.positive_int("oversampling", oversampling)
     grey, white, t1 = (np.asarray(sample(f"mni152_{name}").image) for name in ("gm", "wm", "t1"))
     slices = [int(z) for z in slices]

@@ -44,6 +44,8 @@ RECIPES = {
     "ct_metal": "diffimg.experiment.recipes.ct_metal:recipe",
     "radiography": "diffimg.experiment.recipes.radiography:recipe",
     "ct_backprojection": "diffimg.experiment.recipes.ct_backprojection:recipe",
+    "mri_compressed_sensing": "diffimg.experiment.recipes.mri_compressed_sensing:recipe",
+    "mri_parallel": "diffimg.experiment.recipes.mri_parallel:recipe",
     "ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe",
 }
 

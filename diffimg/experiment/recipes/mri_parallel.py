@@ -1,0 +1,149 @@
+"""Parallel imaging with lines measured every R-th: SENSE, GRAPPA and networks trained on the calibration lines, and their noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from diffimg.experiment.config import Experiment, Section
+from diffimg.experiment.recipes import Recipe
+from diffimg.experiment.recipes.mri_scan import DEFINITIONS, SPLIT, Scan, scores, simulate
+from diffimg.experiment.run import Run
+
+
+class Methods(Section):
+    """Accelerations, calibration, and what is tuned on the tuning slice."""
+
+    accelerations: list[int] = Field(default=[2, 3, 4, 5], min_length=1)
+    acs: int = Field(default=32, ge=8)
+    sense_weights: list[float] = Field(default=[1e-4, 1e-3, 1e-2], min_length=1)
+    grappa_weights: list[float] = Field(default=[1e-5, 1e-4, 1e-3, 1e-2], min_length=1)
+    networks: list[str] = ["raki", "residual", "linear-residual"]
+    network_steps: int = Field(default=600, ge=1)
+    replicas: int = Field(default=24, ge=2)
+
+
+class Config(Experiment):
+    """Everything that determines a run of ``mri_parallel``."""
+
+    scan: Scan = Scan(size=128, test_slices=[74])
+    methods: Methods = Methods()
+
+
+MORE = {
+    "noise": "median over the brain of the standard deviation of |image| under fresh noise, over that of fully sampled data (replicas)",
+    "artefact": "NMSE of the same reconstruction (trained on noisy data) applied to data without noise",
+    "weight": "λ, chosen on the tuning slice",
+}
+
+
+class _Scanner:
+    """One acceleration: makes a reconstruction (k-space to an image) from calibration data and a weight, by the method's name."""
+
+    def __init__(self, r: int, config: Config, coils: Any, key: Any) -> None:
+        import numpy as np
+
+        from diffimg import forward, mri
+
+        shape = (config.scan.size, config.scan.size)
+        self.mask = mri.sampling.equispaced_mask(shape, r, config.methods.acs)
+        self.operator = forward.MaskedFFT(self.mask, coils).prepare()
+        ones = np.broadcast_to(self.mask, (1, *shape)).astype(np.complex64)
+        self.pattern = mri.undersampling(ones)
+        self.r, self.steps, self.coils, self.key = r, config.methods.network_steps, coils, key
+
+    def make(self, name: str, kspace: Any, weight: float) -> Any:
+        import importlib
+
+        from diffimg import mri
+
+        coils, pattern, operator = self.coils, self.pattern, self.operator
+        region = kspace[:, pattern.start : pattern.stop]
+        if name == "zero-filled":
+            return lambda k: mri.combined_image(k, coils)
+        if name == "SENSE":
+            return lambda k: mri.sense(k, operator, 40, regularization=weight).x
+        if name == "GRAPPA":
+            kernel = mri.calibrate(region, self.r, (4, 5), weight)
+            return lambda k: mri.combined_image(mri.fill(k, kernel, pattern), coils)
+        raki = importlib.import_module("diffimg.mri.raki")
+        network = mri.Raki(variant=name, steps=self.steps, regularization=weight)
+        parameters, linear = raki.fit(region, self.r, network, self.key)
+        return lambda k: mri.combined_image(raki.apply(k, parameters, linear, network, pattern), coils)
+
+
+def function(config: Config, run: Run) -> None:
+    """Simulate, tune, reconstruct at every acceleration, measure noise, draw."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from diffimg import mri
+    from diffimg.experiment import pictures
+    from diffimg.experiment.report import standard_report
+
+    run.define(**DEFINITIONS, **MORE)
+    scan, m = config.scan, config.methods
+    key = jax.random.key(config.seed)
+    with run.stage("simulate"):
+        tune = simulate(scan, [scan.tune_slice], jax.random.fold_in(key, 0))
+        test = simulate(scan, scan.test_slices, jax.random.fold_in(key, 1))
+        clean = simulate(scan.model_copy(update={"noise": 0.0}), scan.test_slices, jax.random.fold_in(key, 1))
+        full = np.asarray(mri.full_deviation(test.coils, scan.noise)) / np.sqrt(2)
+        inside = test.inside[0]
+    candidates = {"zero-filled": [0.0], "SENSE": m.sense_weights, "GRAPPA": m.grappa_weights}
+    shown = m.accelerations[-2:][0]
+    pictured: dict[str, Any] = {}
+    for r in m.accelerations:
+        scanner = _Scanner(r, config, test.coils, jax.random.fold_in(key, 7))
+        chosen: dict[str, float] = {}
+        for name in [*candidates, *m.networks]:
+            with run.stage(f"R = {r}, {name}"):
+                weights = candidates[name] if name in candidates else [chosen["GRAPPA"]]
+                y = jnp.asarray(tune.kspace[0] * scanner.mask)
+                tried = {w: scores(np.asarray(scanner.make(name, y, w)(y))[None], tune.truth)["psnr_db"] for w in weights}
+                chosen[name] = best = max(tried, key=lambda w: tried[w])
+                images, ideal = [], []
+                for i, (k, k0) in enumerate(zip(test.kspace, clean.kspace, strict=True)):
+                    y = jnp.asarray(k * scanner.mask)
+                    reconstruct = scanner.make(name, y, best)
+                    images.append(np.asarray(reconstruct(y)))
+                    ideal.append(np.asarray(reconstruct(jnp.asarray(k0 * scanner.mask))))
+                    if i == 0:
+                        deviation = mri.replica_deviation(
+                            lambda v, f=reconstruct: jnp.abs(f(v)), y, scan.noise, jax.random.fold_in(key, 8),
+                            replicas=m.replicas, mask=scanner.mask,
+                        )  # fmt: skip
+                        noise_map = np.where(inside, np.asarray(deviation) / np.maximum(full, 1e-12), 0)
+            noise = float(np.median(noise_map[inside]))
+            if r == shown:
+                pictured[name] = (np.abs(images[0]), noise_map)
+            artefact = scores(np.stack(ideal), clean.truth)["nmse"]
+            run.metric(f"R = {r}: {name}", **scores(np.stack(images), test.truth), noise=noise, artefact=artefact, weight=float(best))
+
+    with run.stage("report"):
+        title = config.title or "Parallel imaging: one linear rule, or a network, from the calibration lines"
+        truth = np.abs(test.truth[0])
+        window = (0.0, float(np.quantile(truth, 0.999)))
+        del pictured["zero-filled"]
+        errors = {n: v[0] - truth for n, v in pictured.items()}
+        symmetric = pictures.symmetric_window(list(errors.values()))
+        high = float(np.ceil(np.quantile(np.concatenate([v[1][inside] for v in pictured.values()]), 0.98)))
+        top: list[Any] = [pictures.Panel(truth, "truth", "", window, pixel_size=test.spacing)]
+        middle: list[Any] = [None]
+        bottom: list[Any] = [None]
+        for name, (image, noise_map) in pictured.items():
+            score = run.metrics["methods"][f"R = {shown}: {name}"]
+            top.append(pictures.Panel(image, f"{name}, R = {shown}", f"{score['psnr_db']:.1f} dB", window, pixel_size=test.spacing))
+            middle.append(pictures.Panel(errors[name], "error", f"without noise: NMSE {score['artefact']:.1e}", symmetric, colors="RdBu_r"))
+            bottom.append(pictures.Panel(noise_map, "noise amplification", f"median {score['noise']:.2f}", (0.0, high), colors="magma"))
+        overview = pictures.png(pictures.grid([top, middle, bottom], title))
+        run.write("overview.png", overview)
+        report = standard_report(run, title, config.description, DEFINITIONS | MORE)
+        report.picture("Overview", overview, SPLIT)
+        report.table("Metrics", run.metrics["methods"], ("psnr_db", "ssim", "nmse", "noise", "artefact", "weight"))
+        run.write("report.html", report.html())
+
+
+recipe = Recipe(Config, function, headline=("psnr_db", "ssim", "noise", "artefact"))
