@@ -77,20 +77,20 @@ class _Encoder:
         """Time from the start of the readout to its centre sample."""
         return (self.nx // 2 + 1) * self.dwell
 
-    def lobe(self, line, sign=1.0, x=None):
+    def lobe(self, line, sign=1.0, x=None, z=0.0):
         """Prephasing (sign 1) or rewinding (−1) in the time ``prephase``."""
         x = -(self.nx // 2 + 1) * self.step_x if x is None else x
         y = (line - self.ny // 2) * self.step_y * sign
-        return _interval(self.prephase, (x / self.prephase, y / self.prephase, 0.0))
+        return _interval(self.prephase, (x / self.prephase, y / self.prephase, z / self.prephase))
 
     def read(self):
         gradient = np.zeros((self.nx, 3))
         gradient[:, 0] = self.step_x / self.dwell
         return Sequence(np.full(self.nx, self.dwell), np.zeros(self.nx, complex), gradient, np.arange(self.nx))
 
-    def rewind(self, line):
-        """What brings k back to the centre after a readout."""
-        return self.lobe(line, -1.0, x=-(self.nx - self.nx // 2 - 1) * self.step_x)
+    def rewind(self, line, z=0.0):
+        """What brings k back to the centre after a readout; ``z``: area along the slice, T s/m."""
+        return self.lobe(line, -1.0, x=-(self.nx - self.nx // 2 - 1) * self.step_x, z=z)
 
 
 def _time(sequence):
@@ -183,13 +183,14 @@ def balanced_ssfp(
     negative = excitation(Pulse(-jnp.asarray(pulse.rf), pulse.dwell, pulse.bandwidth), thickness)
     half = excitation(Pulse(-0.5 * jnp.asarray(pulse.rf), pulse.dwell, pulse.bandwidth), thickness)
     after, length = _after_centre(positive, pulse), _time(positive)
+    slab = float(np.asarray(positive.moment)[-1, 2])  # the rephasing lobe leaves this area: pulses meet it balanced
     parts = [half, *_wait(tr / 2 - length, "tr")]
     for n in range(check.minimum("dummies", dummies, 0) or dummies + e.ny):
         line = max(0, n - dummies)
         block = [positive if n % 2 == 0 else negative, *_wait(tr / 2 - after - e.prephase - e.before, "tr"), e.lobe(line), e.read()]
         if n < dummies:
             block[-1] = Sequence(block[-1].duration, block[-1].rf, block[-1].gradient, np.zeros(0, int))
-        block.append(e.rewind(line))
+        block.append(e.rewind(line, -slab))
         parts += [*block, *_wait(tr - sum(_time(p) for p in block), "tr")]
     return _Alternating(concatenate(parts), (e.ny, e.nx), e.fov, 1, dummies % 2)
 

@@ -45,7 +45,15 @@ RECIPES = {
     "radiography": "diffimg.experiment.recipes.radiography:recipe",
     "ct_backprojection": "diffimg.experiment.recipes.ct_backprojection:recipe",
     "mri_compressed_sensing": "diffimg.experiment.recipes.mri_compressed_sensing:recipe",
+    "mri_contrast": "diffimg.experiment.recipes.mri_contrast:recipe",
+    "mri_dynamic": "diffimg.experiment.recipes.mri_dynamic:recipe",
+    "mri_fields_of_experts": "diffimg.experiment.recipes.mri_fields_of_experts:recipe",
+    "mri_non_cartesian": "diffimg.experiment.recipes.mri_non_cartesian:recipe",
     "mri_parallel": "diffimg.experiment.recipes.mri_parallel:recipe",
+    "mri_pulse_design": "diffimg.experiment.recipes.mri_pulse_design:recipe",
+    "mri_quantitative": "diffimg.experiment.recipes.mri_quantitative:recipe",
+    "mri_sampling": "diffimg.experiment.recipes.mri_sampling:recipe",
+    "mri_sequences": "diffimg.experiment.recipes.mri_sequences:recipe",
     "ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe",
 }
 
