@@ -26,6 +26,7 @@ from diffimg.mri.contrast import (
 from diffimg.mri.density import density_compensation
 from diffimg.mri.espirit import calibration_images, calibration_region, espirit, walsh
 from diffimg.mri.grappa import GrappaKernel, Undersampling, calibrate, fill, grappa, undersampling
+from diffimg.mri.learned_sampling import LearnedMask, SplineTrajectory
 from diffimg.mri.noise_amplification import combined_image, full_deviation, grappa_g_factor, replica_deviation, sense_g_factor
 from diffimg.mri.phantom import TEST_SLICES, TRAIN_SLICES, BrainPhantom, acquire, brain, reference
 from diffimg.mri.point_spread import PointSpread, point_spread
@@ -56,12 +57,14 @@ __all__ = [
     "Design",
     "Fit",
     "GrappaKernel",
+    "LearnedMask",
     "PointSpread",
     "Pulse",
     "Raki",
     "Sequence",
     "Simulation",
     "Spins",
+    "SplineTrajectory",
     "Tissue",
     "Undersampling",
     "acquire",

@@ -22,7 +22,7 @@ class Scan(Section):
     field_of_view: float = Field(default=230.0, gt=150)  # mm
     tune_slice: int = Field(default=108, ge=96, le=119)
     test_slices: list[int] = Field(default=[70, 78], min_length=1)
-    coils: int = Field(default=8, ge=1, le=64)
+    coils: int = Field(default=8, ge=1, le=64)  # 1: a coil that sees everything alike
     noise: float = Field(default=0.004, ge=0)  # standard deviation of real and imaginary part; water at TE = 0 is 1
     echo_time: float = Field(default=0.08, gt=0)  # s
     repetition_time: float = Field(default=4.0, gt=0)  # s
@@ -51,11 +51,18 @@ def simulate(scan: Scan, slices: list[int], key: Any) -> Slices:
     keys = jax.random.split(key, 2)
     brain = mri.brain(slices, shape, spacing=spacing, key=keys[0])
     image = brain.image(lambda t: float(mri.spin_echo(t.density, t.t1, t.t2, tr=scan.repetition_time, te=scan.echo_time)))
-    fine = mri.simulated_coils((2 * scan.size, 2 * scan.size), scan.coils)
+    fine, coils = (_coils(n, scan.coils) for n in (2 * scan.size, scan.size))
     noise = jax.random.split(keys[1], len(slices))
     kspace = np.stack([np.asarray(mri.acquire(i, shape, fine, noise=scan.noise, key=k)) for i, k in zip(image, noise, strict=True)])
-    coils = mri.simulated_coils(shape, scan.coils)
     return Slices(kspace, np.asarray(mri.reference(image, shape)), coils, brain.support(), spacing)
+
+
+def _coils(size, count):
+    import jax.numpy as jnp
+
+    from diffimg import mri
+
+    return jnp.ones((1, size, size), jnp.complex64) if count == 1 else mri.simulated_coils((size, size), count)
 
 
 def scores(x: Any, truth: Any) -> dict[str, float]:
