@@ -180,7 +180,8 @@ def _plot(ax: Axes, plot: Plot) -> None:
     ax.tick_params(labelsize=10)
     ax.set_box_aspect(1)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=9)
+    if any(plot.series):
+        ax.legend(fontsize=9)
 
 
 def _scale_bar(ax: Axes, shape: tuple[int, ...], pixel_size: float, color: str) -> None:

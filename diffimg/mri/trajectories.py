@@ -80,7 +80,9 @@ def echo_planar(shape: tuple[int, int], *, shots: int = 1, ramp: float = 0.0) ->
     fine = (np.arange(64 * nx) + 0.5) / (64 * nx)
     g = gradient(fine)
     path = np.interp(t, fine, (np.cumsum(g) - 0.5 * g) / np.sum(g))
-    kx = 2 * math.pi * (path - 0.5) - (math.pi / nx if nx % 2 == 0 else 0.0)
+    # the ends are those of the Cartesian grid, whatever the ramps
+    reach = (path - path[0]) / (path[-1] - path[0]) if nx > 1 else np.zeros(1)
+    kx = 2 * math.pi / nx * ((nx - 1) * reach - nx // 2)
     ky = 2 * math.pi / ny * (np.arange(ny) - ny // 2)
     out = np.empty((shots, ny // shots, nx, 2))
     for shot in range(shots):
