@@ -39,6 +39,37 @@ class Slices:
     spacing: float
 
 
+@dataclasses.dataclass
+class Images:
+    """Noise-free images on the fine grid ``[slice, fine y, fine x]``, at the resolution of the scan, their phantom, voxel size (mm)."""
+
+    image: Any
+    truth: Any
+    brain: Any
+    spacing: float
+
+
+def brain_image(scan: Scan, slices: list[int], key: Any) -> Images:
+    """T2-weighted images of slices of the template."""
+    import numpy as np
+
+    from diffimg import mri
+
+    spacing = scan.field_of_view / scan.size
+    brain = mri.brain(slices, (scan.size, scan.size), spacing=spacing, key=key)
+    image = brain.image(lambda t: float(mri.spin_echo(t.density, t.t1, t.t2, tr=scan.repetition_time, te=scan.echo_time)))
+    return Images(image, np.asarray(mri.reference(image, (scan.size, scan.size))), brain, spacing)
+
+
+def coil_maps(size: int, count: int) -> Any:
+    """``[coil, size, size]``; one alone sees everything alike."""
+    import jax.numpy as jnp
+
+    from diffimg import mri
+
+    return jnp.ones((1, size, size), jnp.complex64) if count == 1 else mri.simulated_coils((size, size), count)
+
+
 def simulate(scan: Scan, slices: list[int], key: Any) -> Slices:
     """Acquire slices of the template."""
     import jax
@@ -46,23 +77,13 @@ def simulate(scan: Scan, slices: list[int], key: Any) -> Slices:
 
     from diffimg import mri
 
-    shape = (scan.size, scan.size)
-    spacing = scan.field_of_view / scan.size
     keys = jax.random.split(key, 2)
-    brain = mri.brain(slices, shape, spacing=spacing, key=keys[0])
-    image = brain.image(lambda t: float(mri.spin_echo(t.density, t.t1, t.t2, tr=scan.repetition_time, te=scan.echo_time)))
-    fine, coils = (_coils(n, scan.coils) for n in (2 * scan.size, scan.size))
+    made = brain_image(scan, slices, keys[0])
+    fine = coil_maps(2 * scan.size, scan.coils)
     noise = jax.random.split(keys[1], len(slices))
-    kspace = np.stack([np.asarray(mri.acquire(i, shape, fine, noise=scan.noise, key=k)) for i, k in zip(image, noise, strict=True)])
-    return Slices(kspace, np.asarray(mri.reference(image, shape)), coils, brain.support(), spacing)
-
-
-def _coils(size, count):
-    import jax.numpy as jnp
-
-    from diffimg import mri
-
-    return jnp.ones((1, size, size), jnp.complex64) if count == 1 else mri.simulated_coils((size, size), count)
+    shape = (scan.size, scan.size)
+    kspace = np.stack([np.asarray(mri.acquire(i, shape, fine, noise=scan.noise, key=k)) for i, k in zip(made.image, noise, strict=True)])
+    return Slices(kspace, made.truth, coil_maps(scan.size, scan.coils), made.brain.support(), made.spacing)
 
 
 def scores(x: Any, truth: Any) -> dict[str, float]:
