@@ -60,7 +60,7 @@ def function(config: Config, run: Run) -> None:
     scan, m, n = config.scan, config.methods, config.scan.size
     key = jax.random.key(config.seed)
     with run.stage("simulate"):
-        fine, coils = coil_maps(2 * n, scan.coils), coil_maps(n, scan.coils)
+        fine, coils = coil_maps(scan, 2 * n), coil_maps(scan, n)
         masks = np.stack([
             mri.sampling.variable_density_mask((n, n), m.acceleration, jax.random.fold_in(key, 100 + f), acs=m.acs)
             for f in range(config.series.frames)

@@ -65,7 +65,7 @@ def function(config: Config, run: Run) -> None:
     key = jax.random.key(config.seed)
     with run.stage("simulate"):
         tune, test = (brain_image(scan, s, jax.random.fold_in(key, i)) for i, s in enumerate(([scan.tune_slice], scan.test_slices)))
-        coils = coil_maps(n, scan.coils)
+        coils = coil_maps(scan, n)
         spokes = mri.trajectories.radial(config.radial.spokes, config.radial.readout)
         arms, per_arm = config.spiral.arms, config.spiral.readout
         turns = 0.5 * n / arms
@@ -77,7 +77,7 @@ def function(config: Config, run: Run) -> None:
         """Samples ``[slice, coil, ...]`` of the twice finer image, scaled as those of the coarse grid."""
         out = []
         for i in range(len(phantom.image)):
-            fine = forward.NUFFT((2 * n, 2 * n), trajectory / 2, coil_maps(2 * n, scan.coils), tolerance=1e-5)
+            fine = forward.NUFFT((2 * n, 2 * n), trajectory / 2, coil_maps(scan, 2 * n), tolerance=1e-5)
             if off:
                 fine = forward.off_resonance(fine, field * phantom.brain.off_resonance[i], times, tolerance=1e-4)
             y = fine(jnp.asarray(phantom.image[i])) / 2

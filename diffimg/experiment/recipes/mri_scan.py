@@ -23,6 +23,8 @@ class Scan(Section):
     tune_slice: int = Field(default=108, ge=96, le=119)
     test_slices: list[int] = Field(default=[70, 78], min_length=1)
     coils: int = Field(default=8, ge=1, le=64)  # 1: a coil that sees everything alike
+    coil_distance: float = Field(default=1.3, gt=0)  # of the loops from the axis, in units of half the field of view
+    coil_radius: float = Field(default=0.5, gt=0)  # of each loop, likewise: eight of these touch
     noise: float = Field(default=0.004, ge=0)  # standard deviation of real and imaginary part; water at TE = 0 is 1
     echo_time: float = Field(default=0.08, gt=0)  # s
     repetition_time: float = Field(default=4.0, gt=0)  # s
@@ -61,13 +63,15 @@ def brain_image(scan: Scan, slices: list[int], key: Any) -> Images:
     return Images(image, np.asarray(mri.reference(image, (scan.size, scan.size))), brain, spacing)
 
 
-def coil_maps(size: int, count: int) -> Any:
+def coil_maps(scan: Scan, size: int) -> Any:
     """``[coil, size, size]``; one alone sees everything alike."""
     import jax.numpy as jnp
 
     from diffimg import mri
 
-    return jnp.ones((1, size, size), jnp.complex64) if count == 1 else mri.simulated_coils((size, size), count)
+    if scan.coils == 1:
+        return jnp.ones((1, size, size), jnp.complex64)
+    return mri.simulated_coils((size, size), scan.coils, distance=scan.coil_distance, radius=scan.coil_radius)
 
 
 def simulate(scan: Scan, slices: list[int], key: Any) -> Slices:
@@ -79,11 +83,11 @@ def simulate(scan: Scan, slices: list[int], key: Any) -> Slices:
 
     keys = jax.random.split(key, 2)
     made = brain_image(scan, slices, keys[0])
-    fine = coil_maps(2 * scan.size, scan.coils)
+    fine = coil_maps(scan, 2 * scan.size)
     noise = jax.random.split(keys[1], len(slices))
     shape = (scan.size, scan.size)
     kspace = np.stack([np.asarray(mri.acquire(i, shape, fine, noise=scan.noise, key=k)) for i, k in zip(made.image, noise, strict=True)])
-    return Slices(kspace, made.truth, coil_maps(scan.size, scan.coils), made.brain.support(), made.spacing)
+    return Slices(kspace, made.truth, coil_maps(scan, scan.size), made.brain.support(), made.spacing)
 
 
 def scores(x: Any, truth: Any) -> dict[str, float]:
