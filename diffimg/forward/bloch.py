@@ -26,7 +26,7 @@ from diffimg.forward.nuclei import GAMMA
 from diffimg.forward.sequence import Sequence
 
 _CHUNK = 2**14  # spins at once: their state stays in a CPU's cache
-_BLOCK = 32  # intervals at once
+_BLOCK = 8  # intervals at once: long enough to hide the loop, short enough to leave intervals without RF alone
 
 
 @pytree

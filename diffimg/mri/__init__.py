@@ -1,8 +1,10 @@
 """Magnetic resonance imaging: from spins to k-space to images."""
 
 from diffimg.forward.bloch import Simulation, Spins, simulate
+from diffimg.forward.nuclei import NUCLEI, bulk_magnetization, larmor_frequency, polarization
 from diffimg.forward.phase_graph import phase_graph, spin_echo_train, spoiled_train
 from diffimg.forward.sequence import Sequence
+from diffimg.forward.spins import precess, received_voltage, thermal_ensemble, torque
 from diffimg.mri import sampling, sequences, trajectories
 from diffimg.mri.analytic import ellipses_kspace
 from diffimg.mri.coils import (
@@ -48,6 +50,7 @@ from diffimg.mri.spirit import Consistency, spirit, spirit_consistency, spirit_k
 from diffimg.mri.tissue import TISSUES, Tissue, tissues
 
 __all__ = [
+    "NUCLEI",
     "TEST_SLICES",
     "TISSUES",
     "TRAIN_SLICES",
@@ -70,6 +73,7 @@ __all__ = [
     "acquire",
     "balanced_ssfp",
     "brain",
+    "bulk_magnetization",
     "calibrate",
     "calibration_images",
     "calibration_region",
@@ -99,13 +103,17 @@ __all__ = [
     "inversion_recovery",
     "kspace_path",
     "kspace_trajectory",
+    "larmor_frequency",
     "low_rank",
     "mix_coils",
     "multi_echo",
     "noise_covariance",
     "phase_graph",
     "point_spread",
+    "polarization",
+    "precess",
     "raki",
+    "received_voltage",
     "reference",
     "replica_deviation",
     "root_sum_of_squares",
@@ -126,7 +134,9 @@ __all__ = [
     "spirit_kernel",
     "spoiled_gradient_echo",
     "spoiled_train",
+    "thermal_ensemble",
     "tissues",
+    "torque",
     "trajectories",
     "undersampling",
     "voxel_spins",

@@ -26,6 +26,7 @@ def recovery(t1=T1, m0=M0):
     return np.stack([np.asarray(mri.inversion_recovery(m0, t1, ti=t, tr=8.0)) for t in TI])
 
 
+@pytest.mark.slow
 def test_noise_free_maps_are_exact():
     for magnitude in (False, True):
         images = recovery().astype(np.complex64)

@@ -116,6 +116,7 @@ def test_pulses_have_their_flip_angle_and_bandwidth():
     assert np.average(z, weights=profile**2) == pytest.approx(4e-3, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_designed_pulse_beats_the_windowed_sinc():
     """A 90° slice, where the small-tip design is wrong."""
     start = mri.sinc_pulse(np.pi / 2, 2e-3, time_bandwidth=4.0, intervals=48)
@@ -130,6 +131,7 @@ def test_designed_pulse_beats_the_windowed_sinc():
     assert float(jnp.abs(bounded.pulse.rf).max()) <= 0.8 * float(jnp.abs(start.rf).max()) * 1.001
 
 
+@pytest.mark.slow
 def test_sequence_is_differentiable_through_the_image():
     a = sequences.gradient_echo((4, 4), 0.1, tr=20e-3, te=5e-3, flip=0.4)
 
