@@ -13,7 +13,7 @@ from diffimg import mri
 from diffimg.forward.nuclei import GAMMA
 
 NOTES = (
-    "FLASH with slice-selective pulses of 32 intervals, every fourth interval with RF; spins of different tissue, place and off-resonance; float32. "
+    "FLASH with slice-selective pulses of 32 intervals, every fourth interval with RF; spins of different tissue, place and off-resonance. "
     "NumPy: one vectorized step per interval in float32, without the pulse's mathematics where there is none. ratio: peer over own. "
     "Gradient: of ‖signal‖² with respect to tissue, positions, off-resonance, B₁, pulse, gradients and durations, all at once."
 )
@@ -24,8 +24,9 @@ def sequence(lines: int, samples: int) -> mri.Sequence:
     pulse = mri.sinc_pulse(0.3, 1.5e-3, intervals=32)
     scan = mri.sequences.gradient_echo((lines, samples), 0.2, tr=0.02, te=0.006, flip=0.3, thickness=5e-3, pulse=pulse)
     s = scan.sequence
-    return mri.Sequence(jnp.asarray(s.duration, jnp.float32), jnp.asarray(s.rf, jnp.complex64), jnp.asarray(s.gradient, jnp.float32),
-                        s.samples, s.spoil)  # fmt: skip
+    return mri.Sequence(
+        jnp.asarray(s.duration, jnp.float32), jnp.asarray(s.rf, jnp.complex64), jnp.asarray(s.gradient, jnp.float32), s.samples, s.spoil
+    )
 
 
 def spins(count: int) -> mri.Spins:
@@ -33,9 +34,13 @@ def spins(count: int) -> mri.Spins:
     rng = np.random.default_rng(0)
     uniform = lambda low, high, *shape: jnp.asarray(rng.uniform(low, high, (count, *shape)), jnp.float32)  # noqa: E731
     return mri.Spins(
-        uniform(-0.09, 0.09, 3) * jnp.asarray([1, 1, 0.05], jnp.float32), uniform(0.5, 1), uniform(0.3, 3), uniform(0.03, 0.3),
-        uniform(-300, 300), uniform(0.8, 1.2),
-    )  # fmt: skip
+        uniform(-0.09, 0.09, 3) * jnp.asarray([1, 1, 0.05], jnp.float32),
+        uniform(0.5, 1),
+        uniform(0.3, 3),
+        uniform(0.03, 0.3),
+        uniform(-300, 300),
+        uniform(0.8, 1.2),
+    )
 
 
 def in_numpy(sequence: mri.Sequence, spins: mri.Spins) -> np.ndarray:
@@ -99,8 +104,10 @@ def run(quick: bool = False) -> Table:
     table.quantity("gradient in the pulse alone, likewise", "bound", own.median / plain.median, 4.0)
 
     with jax.enable_x64(True):
-        double = jax.tree.map(lambda v: jnp.asarray(v, jnp.promote_types(v.dtype, jnp.float64)) if jnp.issubdtype(v.dtype, jnp.inexact) else v,
-                              (scan, object_))  # fmt: skip
+        double = jax.tree.map(
+            lambda v: jnp.asarray(v, jnp.promote_types(v.dtype, jnp.float64)) if jnp.issubdtype(v.dtype, jnp.inexact) else v,
+            (scan, object_),
+        )
         exact = np.asarray(jax.jit(lambda: mri.simulate(*double).signal)())
     error = complex_difference(np.asarray(forward(scan, object_)), exact)
     table.quantity("float32 against float64, relative", "bound", error, 1e-3)

@@ -123,7 +123,9 @@ def _draw_hard_pulses(ax, sequence, part, edges):
         angle = np.degrees(GAMMA * abs(rf[i]) * duration[i])
         ends = {"xy": (edges[i], 0.8), "xytext": (edges[i], 0.5), "xycoords": ("data", "axes fraction")}
         ax.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": _COLOURS[0], "linewidth": 1.8})
-        ax.text(edges[i], 0.82, f"{angle:.0f}°", transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=10, color=_COLOURS[0])
+        ax.text(
+            edges[i], 0.82, f"{angle:.0f}°", transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=10, color=_COLOURS[0]
+        )
 
 
 def _wave(sequence, row, part):

@@ -13,23 +13,46 @@ JOBS = {
     "mri_quantitative": ["object.size=48"],
     "mri_pulse_design": ["search.steps=60", "search.positions=81", "pulse.intervals=48"],
     "mri_sampling": [
-        *SCAN, "patterns.size=48", "learning.train_slices=[100]", "learning.mask_steps=30", "learning.trajectory_steps=3",
-        "learning.readout=48", "learning.knots=8", "learning.iterations=5",
+        *SCAN,
+        "patterns.size=48",
+        "learning.train_slices=[100]",
+        "learning.mask_steps=30",
+        "learning.trajectory_steps=3",
+        "learning.readout=48",
+        "learning.knots=8",
+        "learning.iterations=5",
     ],
     "mri_fields_of_experts": ["scan.size=96", "scan.test_slices=[74]", "prior.steps=100", "prior.filter_size=3"],
     "mri_dynamic": [*SCAN, "series.frames=16", "methods.steps=40", "methods.acceleration=6.0", "methods.acs=4"],
     "mri_non_cartesian": [
-        *SCAN, "radial.readout=64", "radial.spokes=16", "spiral.arms=4", "spiral.readout=400", "spiral.field=150.0",
-        "solver.sense_steps=[10]", "solver.tv_weights=[3e-4]", "solver.tv_steps=20",
+        *SCAN,
+        "radial.readout=64",
+        "radial.spokes=16",
+        "spiral.arms=4",
+        "spiral.readout=400",
+        "spiral.field=150.0",
+        "solver.sense_steps=[10]",
+        "solver.tv_weights=[3e-4]",
+        "solver.tv_steps=20",
     ],
     "mri_compressed_sensing": [
-        "scan.size=64", "scan.coils=4", "scan.test_slices=[74]", "sampling.pattern=points", "solver.steps=40", "solver.weights=[1e-3]",
+        "scan.size=64",
+        "scan.coils=4",
+        "scan.test_slices=[74]",
+        "sampling.pattern=points",
+        "solver.steps=40",
+        "solver.weights=[1e-3]",
     ],
     "mri_parallel": [
-        *SCAN, "methods.accelerations=[2]", "methods.acs=20", "methods.kernel=[2,5]", 'methods.networks=["residual"]',
-        "methods.network_steps=10", "methods.replicas=3",
+        *SCAN,
+        "methods.accelerations=[2]",
+        "methods.acs=20",
+        "methods.kernel=[2,5]",
+        'methods.networks=["residual"]',
+        "methods.network_steps=10",
+        "methods.replicas=3",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +80,9 @@ def test_sequences_make_the_images_of_their_equations(job):
 
 def test_contrast(job):
     m = job("mri_contrast")
-    weighted = {k: [m[f"TR {tr} ms, TE {te} ms"][t] for t in ("white", "grey", "csf")] for k, tr, te in (("T1", 500, 10), ("T2", 12000, 100))}
+    weighted = {
+        k: [m[f"TR {tr} ms, TE {te} ms"][t] for t in ("white", "grey", "csf")] for k, tr, te in (("T1", 500, 10), ("T2", 12000, 100))
+    }
     assert weighted["T1"][0] > weighted["T1"][1] > weighted["T1"][2]
     assert weighted["T2"][0] < weighted["T2"][1] < weighted["T2"][2]
 
@@ -115,9 +140,11 @@ def test_parallel_imaging(job):
 def test_every_sequence_has_a_picture():
     s = mri.sequences
     scans = [
-        s.gradient_echo((4, 4), 0.2, tr=0.02, te=0.005, pulse=mri.sinc_pulse(0.3, 1e-3), thickness=5e-3), s.balanced_ssfp((4, 4), 0.2, tr=6e-3, flip=0.5),
-        s.inversion_recovery((4, 4), 0.2, tr=1.0, te=5e-3, ti=0.1), s.multi_echo((4, 4), 0.2, tr=1.0, spacing=0.02, echoes=2),
-    ]  # fmt: skip
+        s.gradient_echo((4, 4), 0.2, tr=0.02, te=0.005, pulse=mri.sinc_pulse(0.3, 1e-3), thickness=5e-3),
+        s.balanced_ssfp((4, 4), 0.2, tr=6e-3, flip=0.5),
+        s.inversion_recovery((4, 4), 0.2, tr=1.0, te=5e-3, ti=0.1),
+        s.multi_echo((4, 4), 0.2, tr=1.0, spacing=0.02, echoes=2),
+    ]
     for scan in scans:
         assert len(sequence_picture(scan.sequence, title="a title")) > 20_000
     with pytest.raises(ValueError, match="repetition"):

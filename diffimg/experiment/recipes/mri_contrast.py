@@ -95,8 +95,16 @@ def function(config: Config, run: Run) -> None:
             run.metric(f"FLASH, TR {times.flash_tr * 1e3:g} ms: {n}", ernst_angle=math.degrees(best), signal=top)
         inversion = {n: (ti, np.asarray(mri.inversion_recovery(tissue[n].density, tissue[n].t1, ti=ti, tr=ti + 10.0))) for n in shown}
         # null points, M_z = 0
-        nulls = [pictures.Panel(np.abs(brain.image(lambda t, x=v: float(mri.inversion_recovery(t.density, t.t1, ti=x, tr=x + 10.0)))).real[0],
-                                f"|inversion recovery|, TI {v * 1e3:g} ms", "", (0.0, 0.8), pixel_size=spacing) for v in times.ti]  # fmt: skip
+        nulls = [
+            pictures.Panel(
+                np.abs(brain.image(lambda t, x=v: float(mri.inversion_recovery(t.density, t.t1, ti=x, tr=x + 10.0)))).real[0],
+                f"|inversion recovery|, TI {v * 1e3:g} ms",
+                "",
+                (0.0, 0.8),
+                pixel_size=spacing,
+            )
+            for v in times.ti
+        ]
 
     with run.stage("report"):
         title = config.title or "One tissue map, every contrast"
@@ -121,8 +129,12 @@ def contrasts(signal: dict[str, float]) -> dict[str, float]:
     """Signals of the tissues and their contrasts."""
     grey, white, csf = (signal[n] for n in ("grey", "white", "csf"))
     return {
-        "grey": grey, "white": white, "csf": csf, "grey_white": (white - grey) / (white + grey), "csf_grey": (csf - grey) / (csf + grey),
-    }  # fmt: skip
+        "grey": grey,
+        "white": white,
+        "csf": csf,
+        "grey_white": (white - grey) / (white + grey),
+        "csf_grey": (csf - grey) / (csf + grey),
+    }
 
 
 recipe = Recipe(Config, function, headline=("grey", "white", "csf", "grey_white", "csf_grey"))

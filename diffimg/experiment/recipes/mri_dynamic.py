@@ -61,21 +61,22 @@ def function(config: Config, run: Run) -> None:
     key = jax.random.key(config.seed)
     with run.stage("simulate"):
         fine, coils = coil_maps(scan, 2 * n), coil_maps(scan, n)
-        masks = np.stack([
-            mri.sampling.variable_density_mask((n, n), m.acceleration, jax.random.fold_in(key, 100 + f), acs=m.acs)
-            for f in range(config.series.frames)
-        ])  # fmt: skip
-        operator = forward.MaskedFFT(masks, coils, ndim=2).prepare()
-        tune, test = (
-            series(config, s, jax.random.fold_in(key, i), fine) for i, s in enumerate((scan.tune_slice, scan.test_slices[0]))
+        masks = np.stack(
+            [
+                mri.sampling.variable_density_mask((n, n), m.acceleration, jax.random.fold_in(key, 100 + f), acs=m.acs)
+                for f in range(config.series.frames)
+            ]
         )
+        operator = forward.MaskedFFT(masks, coils, ndim=2).prepare()
+        tune, test = (series(config, s, jax.random.fold_in(key, i), fine) for i, s in enumerate((scan.tune_slice, scan.test_slices[0])))
     methods = {
         "frame by frame": ([(w, None) for w in m.sense_steps], lambda y, w, s: mri.sense(y, operator, int(w)).x),
         "low rank": ([(w, None) for w in m.low_rank], lambda y, w, s: mri.low_rank(y, operator, w, m.steps).x),
         "low rank + sparse": (
-            [(w, s) for w in m.low_rank[1:3] for s in m.sparse], lambda y, w, s: mri.low_rank(y, operator, w, m.steps, sparse=s).x,
+            [(w, s) for w in m.low_rank[1:3] for s in m.sparse],
+            lambda y, w, s: mri.low_rank(y, operator, w, m.steps, sparse=s).x,
         ),
-    }  # fmt: skip
+    }
     truth, grey, curve = test[1], test[2], test[3]
     images: dict[str, Any] = {}
     curves: dict[str, Any] = {"truth": (np.arange(len(truth)), curve, "k-")}
@@ -105,11 +106,22 @@ def function(config: Config, run: Run) -> None:
         captions = {k: f"{run.metrics['methods'][k]['psnr_db']:.1f} dB" for k in images}
         rows = [
             [pictures.Panel(np.abs(v[frame]), k, captions.get(k, f"frame {frame}"), window, pixel_size=spacing) for k, v in shown.items()],
-            [pictures.Panel(np.abs(v[:, :, column]).T, "one column in time", "", window, axes=("frame", "y"), extent=(0, len(v), n, 0))
-             for v in shown.values()],
-            [pictures.Panel(masks[:, :, 0].T.astype(float), "lines of each frame", "", (0.0, 1.0), axes=("frame", "k_y"), extent=(0, len(masks), n, 0))]
+            [
+                pictures.Panel(np.abs(v[:, :, column]).T, "one column in time", "", window, axes=("frame", "y"), extent=(0, len(v), n, 0))
+                for v in shown.values()
+            ],
+            [
+                pictures.Panel(
+                    masks[:, :, 0].T.astype(float),
+                    "lines of each frame",
+                    "",
+                    (0.0, 1.0),
+                    axes=("frame", "k_y"),
+                    extent=(0, len(masks), n, 0),
+                )
+            ]
             + [pictures.Panel(e, "error", "", symmetric, colors="RdBu_r") for e in errors.values()],
-        ]  # fmt: skip
+        ]
         overview = pictures.png(pictures.grid(rows, title))
         run.write("overview.png", overview)
         plot = pictures.png(pictures.grid([[pictures.Plot(curves, "grey matter", ("frame", "mean signal"))]], width=8.0))
@@ -132,7 +144,10 @@ def series(config: Config, which: int, key: Any, fine: Any) -> tuple[Any, Any, A
     scan, s = config.scan, config.series
     shape = (scan.size, scan.size)
     still = brain_image(scan, [which], key)
-    signal = {name: float(mri.spin_echo(t.density, t.t1, t.t2, tr=scan.repetition_time, te=scan.echo_time)) for name, t in still.brain.tissues.items()}
+    signal = {
+        name: float(mri.spin_echo(t.density, t.t1, t.t2, tr=scan.repetition_time, te=scan.echo_time))
+        for name, t in still.brain.tissues.items()
+    }
     t = np.linspace(0, 1, s.frames)
     bolus = np.where(t > 0.15, (t - 0.15) / 0.2 * np.exp(1 - (t - 0.15) / 0.2), 0.0)  # a gamma variate
     level = {"grey": 1 - s.enhancement * bolus, "white": 1 - s.enhancement / 3 * bolus, "csf": np.ones_like(t)}

@@ -79,23 +79,34 @@ def function(config: Config, run: Run) -> None:
         "T1, inversion recovery": (
             stack(ti, lambda v: mri.inversion_recovery(density, t1, ti=v, tr=protocol.inversion_tr)),
             lambda y: mri.fit_t1_inversion_recovery(y, ti, tr=protocol.inversion_tr),
-            t1, "s",
+            t1,
+            "s",
         ),
         "T1, variable flip angle": (
             stack(angles["flips"], lambda v: mri.spoiled_gradient_echo(density, t1, jnp.inf, tr=protocol.flip_tr, te=0.0, flip=v * b1)),
             lambda y: mri.fit_t1_variable_flip_angle(y, angles["flips"], protocol.flip_tr, b1=b1),
-            t1, "s",
+            t1,
+            "s",
         ),
         "T2, spin echoes": (
-            stack(te, lambda v: mri.spin_echo(density, t1, t2, tr=1e3, te=v)), lambda y: mri.fit_t2_multi_echo(y, te), t2, "s",
+            stack(te, lambda v: mri.spin_echo(density, t1, t2, tr=1e3, te=v)),
+            lambda y: mri.fit_t2_multi_echo(y, te),
+            t2,
+            "s",
         ),
         "B₀, gradient echoes": (
-            stack(field_te, lambda v: density * jnp.exp(-v / (0.6 * t2) - 1j * omega * v)), lambda y: mri.fit_b0(y, field_te), omega, "Hz",
+            stack(field_te, lambda v: density * jnp.exp(-v / (0.6 * t2) - 1j * omega * v)),
+            lambda y: mri.fit_b0(y, field_te),
+            omega,
+            "Hz",
         ),
         "B₁, double angle": (
-            stack(angles["double_angle"], lambda v: density * jnp.sin(v * b1)), lambda y: mri.fit_b1(y, angles["double_angle"]), b1, "",
+            stack(angles["double_angle"], lambda v: density * jnp.sin(v * b1)),
+            lambda y: mri.fit_b1(y, angles["double_angle"]),
+            b1,
+            "",
         ),
-    }  # fmt: skip
+    }
     rows: list[list[Any]] = []
     key = jax.random.key(config.seed + 1)
     for n, (name, (images, fit, truth, unit)) in enumerate(scans.items()):
@@ -128,18 +139,29 @@ def function(config: Config, run: Run) -> None:
             window = (0.0, window[1])
         symmetric = pictures.symmetric_window([error[1][good]], 0.97)
         masked = [np.where(inside, v, np.nan) for v in (truth, *maps)]
-        rows.append([
-            pictures.Panel(np.nan_to_num(masked[0], nan=window[0]), f"{name}: truth", "", window, unit, spacing, colors="viridis"),
-            pictures.Panel(np.nan_to_num(masked[1], nan=window[0]), "without noise", "", window, unit, colors="viridis"),
-            pictures.Panel(np.nan_to_num(masked[2], nan=window[0]), "with noise", "", window, unit, colors="viridis"),
-            pictures.Panel(np.where(good, error[1], 0), "error with noise", f"bias {centre:+.1e}", symmetric, "Hz" if unit == "Hz" else "relative", colors="RdBu_r"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                pictures.Panel(np.nan_to_num(masked[0], nan=window[0]), f"{name}: truth", "", window, unit, spacing, colors="viridis"),
+                pictures.Panel(np.nan_to_num(masked[1], nan=window[0]), "without noise", "", window, unit, colors="viridis"),
+                pictures.Panel(np.nan_to_num(masked[2], nan=window[0]), "with noise", "", window, unit, colors="viridis"),
+                pictures.Panel(
+                    np.where(good, error[1], 0),
+                    "error with noise",
+                    f"bias {centre:+.1e}",
+                    symmetric,
+                    "Hz" if unit == "Hz" else "relative",
+                    colors="RdBu_r",
+                ),
+            ]
+        )
     with run.stage("report"):
         title = config.title or "Quantitative maps"
         overview = pictures.png(pictures.grid(rows, title))
         run.write("overview.png", overview)
         report = standard_report(run, title, config.description, DEFINITIONS)
-        text = "Voxels of mixed tissue carry the mean of its parameters and decay with one constant, as the fits assume: this tests the fits, "
+        text = (
+            "Voxels of mixed tissue carry the mean of its parameters and decay with one constant, as the fits assume: this tests the fits, "
+        )
         report.picture("Maps", overview, text + "not the assumption.")
         report.table("Metrics", run.metrics["methods"], ("worst", "bias", "deviation", "predicted"))
         run.write("report.html", report.html())

@@ -90,9 +90,10 @@ def function(config: Config, run: Run) -> None:
             [pictures.Panel(truth, "truth", "", window, pixel_size=test.spacing)]
             + [pictures.Panel(np.broadcast_to(m[:, None], truth.shape).astype(float), n, "", (0.0, 1.0)) for n, m in masks.items()],
             [pictures.Plot(history, "training", ("step", "loss"))] + [error(n) for n in images],
-            [None] + [pictures.Plot({"": (k[..., 1].T, k[..., 0].T, "-")}, n, ("k_x (rad/voxel)", "k_y (rad/voxel)")) for n, k in paths.items()],
+            [None]
+            + [pictures.Plot({"": (k[..., 1].T, k[..., 0].T, "-")}, n, ("k_x (rad/voxel)", "k_y (rad/voxel)")) for n, k in paths.items()],
             [pictures.Plot(path_history, "training", ("step", "loss"))] + [error(n) for n in path_images],
-        ]  # fmt: skip
+        ]
         learned = pictures.png(pictures.grid(rows, "Learned by gradients"))
         run.write("learned.png", learned)
         report = standard_report(run, title, config.description, DEFINITIONS | MORE)
@@ -139,8 +140,13 @@ def patterns(config: Config, run: Run, key: Any) -> list[list[Any]]:
         spread = mri.point_spread(forward.NUFFT(shape, path), weights)
         k = np.asarray(path)
         step = max(1, len(k) // 16)  # some shots only: all would be a black square
-        top.append(pictures.Plot({"": (k[::step, ..., 1].reshape(-1, k.shape[-2]).T, k[::step, ..., 0].reshape(-1, k.shape[-2]).T, "-")},
-                                 f"{name} (some shots)", ("k_x", "k_y")))  # fmt: skip
+        top.append(
+            pictures.Plot(
+                {"": (k[::step, ..., 1].reshape(-1, k.shape[-2]).T, k[::step, ..., 0].reshape(-1, k.shape[-2]).T, "-")},
+                f"{name} (some shots)",
+                ("k_x", "k_y"),
+            )
+        )
         bottom.append(_spread_panel(spread))
         measured = n * n / np.prod(k.shape[:-1])
         run.metric(name, acceleration=float(measured), width=spread.width[1], sidelobe=spread.sidelobe)
@@ -198,7 +204,9 @@ def learn_mask(config: Config, train: Any, test: Any, run: Run, key: Any) -> tup
     even = (mri.sampling.equispaced_mask(shape, r, c.acs) for r in range(2, size))
     masks = {
         "equispaced + centre": next(m for m in even if m.mean() < 1.02 / c.acceleration)[:, 0],
-        "random lines, variable density": mri.sampling.variable_density_mask(shape, c.acceleration, jax.random.fold_in(key, 10**6), acs=c.acs)[:, 0],
+        "random lines, variable density": mri.sampling.variable_density_mask(
+            shape, c.acceleration, jax.random.fold_in(key, 10**6), acs=c.acs
+        )[:, 0],
         "learned lines": learned.draw(jax.random.fold_in(key, 10**6 + 1)),
     }
     images = {}
@@ -259,9 +267,19 @@ def learn_trajectory(config: Config, train: Any, test: Any, run: Run) -> tuple[d
     for name, points in {"radial (start)": start.knots, "learned shots": knots}.items():
         s = mri.SplineTrajectory(points, c.readout)
         gradient, slew = s.gradients(DWELL, voxel)
-        x = np.stack([np.asarray(compiled(jnp.asarray(points), jnp.asarray(v), jax.random.fold_in(key, 10**6 + i))) for i, v in enumerate(test.truth)])
-        run.metric(name, **scores(x, test.truth), acceleration=size**2 / (c.shots * c.readout),
-                   gradient=float(gradient.max()), slew=float(slew.max()))  # fmt: skip
+        x = np.stack(
+            [
+                np.asarray(compiled(jnp.asarray(points), jnp.asarray(v), jax.random.fold_in(key, 10**6 + i)))
+                for i, v in enumerate(test.truth)
+            ]
+        )
+        run.metric(
+            name,
+            **scores(x, test.truth),
+            acceleration=size**2 / (c.shots * c.readout),
+            gradient=float(gradient.max()),
+            slew=float(slew.max()),
+        )
         shown[name], out[name] = np.asarray(s()), x[0]
     return shown, out, {"relative error": (np.arange(len(losses)), losses)}
 

@@ -39,7 +39,7 @@ class Config(Experiment):
 
 
 DEFINITIONS = {
-    "error": "‖image − signal equation‖/‖signal equation‖ of magnitudes; the equation is averaged over each voxel and k-space cut as in the scan",
+    "error": "‖image − signal equation‖/‖signal equation‖ of magnitudes; the equation's is averaged over each voxel",
     "intervals": "intervals of constant field in the sequence",
     "spins": "spins played to",
     "seconds": "wall time of the simulation, compilation included",
@@ -82,12 +82,14 @@ def function(config: Config, run: Run) -> None:
         run.metric(name, error=error, intervals=len(acquisition.sequence), spins=count, seconds=seconds)
         window = (0.0, float(np.quantile(truth, 0.998)))
         log = np.log10(np.abs(kspace) / np.abs(kspace).max() + 1e-6)
-        rows.append([
-            pictures.Panel(log, f"{name}: |k-space|", f"{len(acquisition.sequence)} intervals", (-4.0, 0.0), "log10", colors="magma"),
-            pictures.Panel(image, "spin by spin, FFT", f"{count} spins", window, pixel_size=o.field_of_view / o.size),
-            pictures.Panel(truth, "signal equation", "", window, pixel_size=o.field_of_view / o.size),
-            pictures.Panel(image - truth, "difference", f"{error:.1%}", (-0.1 * window[1], 0.1 * window[1]), colors="RdBu_r"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                pictures.Panel(log, f"{name}: |k-space|", f"{len(acquisition.sequence)} intervals", (-4.0, 0.0), "log10", colors="magma"),
+                pictures.Panel(image, "spin by spin, FFT", f"{count} spins", window, pixel_size=o.field_of_view / o.size),
+                pictures.Panel(truth, "signal equation", "", window, pixel_size=o.field_of_view / o.size),
+                pictures.Panel(image - truth, "difference", f"{error:.1%}", (-0.1 * window[1], 0.1 * window[1]), colors="RdBu_r"),
+            ]
+        )
 
     with run.stage("report"):
         title = config.title or "Spins, sequences and images"
@@ -220,10 +222,8 @@ def slice_selection(config: Config) -> Any:
             f"profile of a {s.thickness:g} mm slice, G = {gradient * 1e3:.1f} mT/m",
             ("z (mm)", "|M_xy|/M₀"),
         ),
-        pictures.Plot(
-            {"M_x": (z, profile.real), "M_y": (z, profile.imag)}, "after the rephasing lobe", ("z (mm)", "M/M₀")
-        ),
-    ]  # fmt: skip
+        pictures.Plot({"M_x": (z, profile.real), "M_y": (z, profile.imag)}, "after the rephasing lobe", ("z (mm)", "M/M₀")),
+    ]
     return pictures.grid([plots], "Slice selection")
 
 
