@@ -339,10 +339,10 @@ def _parameter_part(function, primals, tangents, count):
 
 def _axes(args, dims, count):
     """Batch axes of the parameters, and everything else with the batch in front."""
-    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not batching.not_mapped)
-    axes = tuple(None if d is batching.not_mapped else d for d in dims[:count])
+    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    axes = tuple(dims[:count])
     given = [
-        jnp.broadcast_to(a, (size, *a.shape)) if d is batching.not_mapped else jnp.moveaxis(a, d, 0)
+        jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0)
         for a, d in zip(args[count:], dims[count:], strict=True)
     ]
     return axes, given
