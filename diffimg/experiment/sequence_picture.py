@@ -37,7 +37,9 @@ def sequence_picture(sequence: Sequence, *, repetition: int | None = None, title
     if not all(check.is_concrete(v) for v in (sequence.duration, sequence.rf, sequence.gradient)):
         check.fail("sequence", "known values", "one that is being traced", "Draw it outside jit and grad.")
     parts = _repetitions(sequence)
-    chosen = len(parts) // 3 if repetition is None else int(repetition)
+    chosen = len(parts) // 3 if repetition is None else repetition
+    if isinstance(chosen, bool) or not isinstance(chosen, (int, np.integer)):
+        check.fail("repetition", "an integer", repr(chosen))
     if not 0 <= chosen < len(parts):
         check.fail("repetition", f"0 … {len(parts) - 1}", str(repetition))
     duration = np.asarray(sequence.duration, np.float64)

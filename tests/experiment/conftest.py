@@ -1,5 +1,5 @@
 import pytest
-from small_job import SMALL, sets
+from small_job import SMALL, parse, read_json, sets
 from typer.testing import CliRunner
 
 from diffimg.experiment.cli import app
@@ -23,3 +23,18 @@ def finished(tmp_path_factory):
     result = CliRunner().invoke(app, ["run", "ct_sparse_view", "--out", str(folder), *sets(*SMALL)])
     assert result.exit_code == 0, result.output
     return folder, result
+
+
+@pytest.fixture(scope="module")
+def job(request, tmp_path_factory):
+    """Run one of the module's ``JOBS``, look at its files, and return its metrics."""
+
+    def run(name):
+        folder = tmp_path_factory.mktemp(name) / "run"
+        result = CliRunner().invoke(app, ["run", name, "--out", str(folder), *sets(*request.module.JOBS[name])])
+        assert result.exit_code == 0, result.output
+        parse((folder / "report.html").read_text(encoding="utf-8"))
+        assert (folder / "overview.png").stat().st_size > 20_000
+        return read_json(folder / "metrics.json")["methods"]
+
+    return run

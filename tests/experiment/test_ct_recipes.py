@@ -1,7 +1,6 @@
 """The CT experiments on artifacts, calibration, generations and geometries, in small."""
 
 import pytest
-from small_job import parse, read_json, sets
 
 from diffimg.experiment.recipes import ct_artifacts
 
@@ -17,24 +16,6 @@ JOBS = {
     "ct_generations": ["scan.size=32", "scan.views=32"],
     "ct_geometries": ["scan.size=24", "scan.slices=5", "scan.views=32", "reconstruction.tv_steps=10"],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    """Run one and return its metrics."""
-    from typer.testing import CliRunner
-
-    from diffimg.experiment.cli import app
-
-    def run(name):
-        folder = tmp_path_factory.mktemp(name) / "run"
-        result = CliRunner().invoke(app, ["run", name, "--out", str(folder), *sets(*JOBS[name])])
-        assert result.exit_code == 0, result.output
-        parse((folder / "report.html").read_text(encoding="utf-8"))
-        assert (folder / "overview.png").stat().st_size > 20_000
-        return read_json(folder / "metrics.json")["methods"]
-
-    return run
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ class Learning(Section):
     knots: int = Field(default=16, ge=4)
     trajectory_steps: int = Field(default=60, ge=0)
     iterations: int = Field(default=10, ge=1)
+    draws: int = Field(default=16, ge=1)
     regularization: float = Field(default=1e-3, ge=0)
 
 
@@ -200,14 +201,24 @@ def learn_mask(config: Config, train: Any, test: Any, run: Run, key: Any) -> tup
         losses.append(float(value))
     learned = mri.LearnedMask(logits, c.acceleration, c.acs)
     shape = (size, size)
+
+    @jax.jit
+    def training_error(mask):
+        return jnp.sum(jax.vmap(lambda y, x: jnp.sum(jnp.abs(reconstruct(mask, y) - x) ** 2))(kspace, truth))
+
+    def best(draw):
+        """Of several draws the one that suits the training slices, for random and learned masks alike."""
+        drawn = [draw(jax.random.fold_in(key, 10**6 + i)) for i in range(c.draws)]
+        return min(drawn, key=lambda mask: float(training_error(jnp.asarray(mask, jnp.float32))))
+
     # the centre costs samples: a larger step between lines makes up for it
     even = (mri.sampling.equispaced_mask(shape, r, c.acs) for r in range(2, size))
     masks = {
         "equispaced + centre": next(m for m in even if m.mean() < 1.02 / c.acceleration)[:, 0],
-        "random lines, variable density": mri.sampling.variable_density_mask(
-            shape, c.acceleration, jax.random.fold_in(key, 10**6), acs=c.acs
-        )[:, 0],
-        "learned lines": learned.draw(jax.random.fold_in(key, 10**6 + 1)),
+        "random lines, variable density": best(
+            lambda key: mri.sampling.variable_density_mask(shape, c.acceleration, key, acs=c.acs)[:, 0]
+        ),
+        "learned lines": best(learned.draw),
     }
     images = {}
     compiled = jax.jit(reconstruct)

@@ -76,7 +76,7 @@ def function(config: Config, run: Run) -> None:
             kspace = np.asarray(kspace if acquisition.echoes == 1 else kspace[-1])
             seconds = time.perf_counter() - start
         image = np.abs(forward.ifft(kspace))
-        truth = np.abs(np.asarray(voxel_average(expected, o.size)))
+        truth = np.abs(np.asarray(voxel_average(expected, o.size, o.spins)))
         error = float(np.linalg.norm(image - truth) / np.linalg.norm(truth))
         count = int(np.prod(spins.shape))
         run.metric(name, error=error, intervals=len(acquisition.sequence), spins=count, seconds=seconds)
@@ -185,15 +185,15 @@ def _train_recovery(t1, tr, spacing, echoes):
     return 1 + (z - 1) * jnp.exp(-(tr - at) / t1)
 
 
-def voxel_average(image: Any, size: int) -> Any:
-    """The image that k-space of boxes of one voxel holds: k-space of the samples times the transform of the box."""
+def voxel_average(image: Any, size: int, spins: int) -> Any:
+    """The image that k-space of voxels of ``spins`` alike spins along each side holds: k-space of the samples times their transform."""
     import numpy as np
 
     from diffimg import forward
 
     k = (np.arange(size) - size // 2) / size
-    box = np.sinc(k)
-    return forward.ifft(forward.fft(image) * box[:, None] * box)
+    voxel = np.sinc(k) / np.sinc(k / spins)
+    return forward.ifft(forward.fft(image) * voxel[:, None] * voxel)
 
 
 def slice_selection(config: Config) -> Any:
