@@ -83,7 +83,7 @@ def run(quick: bool = False) -> Table:
     scan, object_ = sequence(lines, samples), spins(count)
     table = Table("bloch", f"Bloch simulation, {count} spins × {len(scan)} intervals, float32", NOTES)
     forward = jax.jit(lambda s, o: mri.simulate(s, o).signal)
-    own, theirs = alternate(lambda: forward(scan, object_), lambda: in_numpy(scan, object_), repeats, 1)
+    own, theirs = alternate(lambda: forward(scan, object_), lambda: in_numpy(scan, object_), repeats, 4)
     table.add("simulation", "the same in NumPy", own, theirs, complex_difference(own.result, theirs.result))
 
     def value(parts, samples, spoil):

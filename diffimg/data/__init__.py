@@ -1,6 +1,7 @@
 """Analytic phantoms with exact projections, real images out of installed packages, and image files."""
 
 from diffimg.data.dicom import dicom_series, read_dicom
+from diffimg.data.dicom_mr import mr_parameters
 from diffimg.data.dicom_write import write_dicom
 from diffimg.data.ellipsoids import Ellipsoids, defrise, random_ellipsoids, shepp_logan_3d
 from diffimg.data.fastmri import read_fastmri, write_fastmri
@@ -28,6 +29,7 @@ __all__ = [
     "defrise",
     "dicom_series",
     "material_phantom",
+    "mr_parameters",
     "names",
     "parse_header",
     "project",

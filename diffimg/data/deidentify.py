@@ -31,7 +31,17 @@ NUMBERS = {
     "field_strength_t": ("MagneticFieldStrength",),
     "repetition_time_ms": ("RepetitionTime",),
     "echo_time_ms": ("EchoTime", "EffectiveEchoTime"),
+    "inversion_time_ms": ("InversionTimes", "InversionTime"),
     "flip_angle_deg": ("FlipAngle",),
+    "echo_train_length": ("RFEchoTrainLength", "EchoTrainLength"),
+    "pixel_bandwidth_hz": ("PixelBandwidth",),
+    "number_of_averages": ("NumberOfAverages",),
+    "imaging_frequency_mhz": ("TransmitterFrequency", "ImagingFrequency"),
+    "diffusion_b_value": ("DiffusionBValue",),  # s/mm²
+}
+TEMPORAL = {  # kept only where they tell the images of an MR slice apart
+    "temporal_position": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
+    "trigger_time_ms": ("NominalCardiacTriggerDelayTime", "TriggerTime"),
 }
 CODES = {
     "modality": ("Modality",),
@@ -40,6 +50,9 @@ CODES = {
     "filter_type": ("FilterType",),
     "rotation_direction": ("RotationDirection",),
     "photometric_interpretation": ("PhotometricInterpretation",),
+    "scanning_sequence": ("ScanningSequence",),  # several codes are joined by blanks: "GR IR"
+    "sequence_variant": ("SequenceVariant",),
+    "mr_acquisition_type": ("MRAcquisitionType",),
 }
 TEXTS = {
     "manufacturer": ("Manufacturer",),
@@ -58,7 +71,7 @@ def kept_metadata(dataset: Any, lookup: Callable[[str], Any]) -> dict[str, Any]:
     """
     kept: dict[str, Any] = {}
     for name, keywords in NUMBERS.items():
-        value = _first(lookup, keywords, _number)
+        value = number(lookup, keywords)
         if value is not None:
             kept[name] = value
     names = set(_words(dataset))
@@ -72,6 +85,11 @@ def kept_metadata(dataset: Any, lookup: Callable[[str], Any]) -> dict[str, Any]:
     if age is not None:
         kept["age_years"] = age
     return kept
+
+
+def number(lookup: Callable[[str], Any], keywords: Iterable[str]) -> float | None:
+    """The first of the attributes that is present; None where there is none, or it is not one number."""
+    return _first(lookup, keywords, _number)
 
 
 def age_in_years(dataset: Any) -> int | None:

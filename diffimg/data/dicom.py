@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from diffimg.core import check
+from diffimg.data import dicom_mr
 from diffimg.data.deidentify import kept_metadata
 from diffimg.data.extras import optional
 from diffimg.data.grid import Grid
@@ -22,6 +23,7 @@ from diffimg.data.volume import Volume
 _SIDE_FILES = {".txt", ".xml", ".json", ".csv", ".md", ".html", ".pdf", ".log", ".yaml", ".png", ".jpg", ".jpeg", ".zip", ".gz"}
 _AIR = -1000.0  # HU
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+_SAME_PLACE = 1e-3  # mm
 
 PathLike = str | os.PathLike[str]
 
@@ -35,19 +37,27 @@ def read_dicom(source: PathLike | Sequence[PathLike]) -> Volume:
     values: it is a rule for displays, and is handed on in the metadata. Enhanced (multi-frame) objects are read by their functional
     groups. The metadata are the whitelist of ``diffimg.data.deidentify``.
 
+    Where an MR series holds several images of each slice, the image is ``[image, z, y, x]``, and what differs between the images is a tuple
+    in the metadata, one value an image. They are sorted by ``component``, ``echo_time_ms``, ``inversion_time_ms``, ``flip_angle_deg``,
+    ``repetition_time_ms``, ``diffusion_b_value`` (s/mm²), ``temporal_position``, ``trigger_time_ms``; any of these that changes from slice
+    to slice is left out. ``component`` is "magnitude", "phase", "real" or "imaginary" where the file says so; a phase keeps its maker's
+    unit (often ±4096 or milliradians for ±π). For seconds and radians see :func:`diffimg.data.mr_parameters`.
+
     Args:
         source: a file, a folder (not its subfolders) or a list of files.
 
     Raises:
         ValueError: no DICOM file, a truncated one, colour, burned-in text, no decoder for a compressed one; a CT image without rescale
-            tags; several series, sizes or orientations in one list; missing, duplicate or sheared slices.
+            tags; several series, sizes or orientations in one list; missing, duplicate or sheared slices; an echo (or
+            another image of an MR series) that is missing at a slice.
         ImportError: pydicom is not installed.
     """
     files = dicom_files(source)
     headers = [(file, _header(file)) for file in files]
     _same_series(headers)
-    frames, grid = _arrange([frame for file, header in headers for frame in _frames(file, header)], _size(*headers[0]))
-    image = np.empty(grid.shape, np.float32)
+    images, grid, telling = _arrange([frame for file, header in headers for frame in _frames(file, header)], _size(*headers[0]))
+    frames = [frame for image in images for frame in image]
+    image = np.empty((len(frames), *grid.shape[1:]), np.float32)
     decoded: dict[Path, list[int]] = {}
     for place, frame in enumerate(frames):
         decoded.setdefault(frame.file, []).append(place)
@@ -62,10 +72,10 @@ def read_dicom(source: PathLike | Sequence[PathLike]) -> Volume:
             if padding is not None:
                 image[place][(values >= padding[0]) & (values <= padding[1])] = _AIR if frame.unit == "HU" else 0.0
     first = headers[0][1]
-    metadata = kept_metadata(first, _Tags(files[0], first, 0).value)
+    metadata = {k: v for k, v in (kept_metadata(first, _Tags(files[0], first, 0).value) | telling).items() if v is not None}
     if any(str(header.get("LossyImageCompression", "00")) == "01" for _, header in headers):
         metadata["lossy_compression"] = True
-    return Volume(image, grid, frames[0].unit, metadata)
+    return Volume(image.reshape((len(images), *grid.shape) if len(images) > 1 else grid.shape), grid, frames[0].unit, metadata)
 
 
 def dicom_series(folder: PathLike) -> list[list[Path]]:
@@ -119,6 +129,7 @@ class _Frame:
     slope: float
     intercept: float
     unit: str
+    parameters: dict[str, Any]  # what may tell it from others of its slice; empty but for MR
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +239,7 @@ def _frame(tags: _Tags, modality: str) -> _Frame:
         slope,
         intercept,
         unit,
+        dicom_mr.parameters(tags.value) if modality == "MR" else {},
     )
 
 
@@ -250,8 +262,8 @@ def _rescale(tags: _Tags, modality: str) -> tuple[float, float, str]:
     return 1.0 if slope is None else float(slope[0]), 0.0 if intercept is None else float(intercept[0]), unit
 
 
-def _arrange(frames: list[_Frame], size: tuple[int, int]) -> tuple[list[_Frame], Grid]:
-    """The frames in the order of their positions, and their grid."""
+def _arrange(frames: list[_Frame], size: tuple[int, int]) -> tuple[list[list[_Frame]], Grid, dict[str, Any]]:
+    """The frames of each image in the order of their positions, their grid, and what the metadata say of the images."""
     first = frames[0]
     for frame in frames[1:]:
         for what, a, b in (("orientation", frame.orientation, first.orientation), ("pixel spacing", frame.spacing, first.spacing)):
@@ -265,10 +277,28 @@ def _arrange(frames: list[_Frame], size: tuple[int, int]) -> tuple[list[_Frame],
     if abs(np.linalg.norm(normal) - 1) > 1e-2 or abs(row @ column) > 1e-2:
         check.fail(first.file.name, "an orthonormal ImageOrientationPatient", str(first.orientation.tolist()), "Mend the tag.")
     frames = sorted(frames, key=lambda f: float(f.position @ normal))
+    images, telling = dicom_mr.told_apart(_at_each_place(frames, normal), _name) if first.parameters else ([frames], {})
+    frames = images[0]
     step = _even_step(frames, normal) if len(frames) > 1 else first.thickness
     direction = np.stack([normal, column, row], 1)[::-1]  # world axes and array axes both from z to x
     direction = direction / np.linalg.norm(direction, axis=0)
-    return frames, Grid((len(frames), *size), (step, *first.spacing), tuple(frames[0].position[::-1].tolist()), direction.tolist())
+    grid = Grid((len(frames), *size), (step, *first.spacing), tuple(frames[0].position[::-1].tolist()), direction.tolist())
+    return images, grid, telling
+
+
+def _at_each_place(frames: list[_Frame], normal: np.ndarray) -> list[list[_Frame]]:
+    """Sorted frames, those of one slice together."""
+    places = [[frames[0]]]
+    for frame in frames[1:]:
+        shift = frame.position - places[-1][0].position
+        if shift @ normal > _SAME_PLACE:
+            places.append([frame])
+        elif np.linalg.norm(shift) > 2 * _SAME_PLACE:
+            pair, remedy = f"{_name(places[-1][0])} and {_name(frame)}", "List the files that belong together."
+            check.fail("source", "images of a slice at one place", f"{pair} {np.linalg.norm(shift):.4g} mm apart in its plane", remedy)
+        else:
+            places[-1].append(frame)
+    return places
 
 
 def _even_step(frames: list[_Frame], normal: np.ndarray) -> float:

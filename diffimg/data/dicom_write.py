@@ -16,7 +16,11 @@ from diffimg.data.grid import Grid
 from diffimg.data.volume import Volume
 
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-_NOT_CT = {"modality", "photometric_interpretation", "field_strength_t", "repetition_time_ms", "echo_time_ms", "flip_angle_deg"}
+_NOT_CT = {
+    *("modality", "photometric_interpretation", "field_strength_t", "repetition_time_ms", "echo_time_ms", "inversion_time_ms"),
+    *("flip_angle_deg", "echo_train_length", "pixel_bandwidth_hz", "number_of_averages", "imaging_frequency_mhz", "diffusion_b_value"),
+    *("scanning_sequence", "sequence_variant", "mr_acquisition_type"),
+}
 
 
 def write_dicom(path: str | os.PathLike[str], volume: Volume, *, quantum: float = 1.0, description: str = "") -> None:
@@ -37,7 +41,10 @@ def write_dicom(path: str | os.PathLike[str], volume: Volume, *, quantum: float 
         ImportError: pydicom is not installed.
     """
     if volume.unit != "HU":
-        check.fail("volume.unit", "'HU'", repr(volume.unit), "Convert attenuation first: diffimg.ct.hounsfield(mu, mu_water).")
+        remedy = "Convert attenuation first: diffimg.ct.hounsfield(mu, mu_water)."
+        if volume.unit == "1":
+            remedy = "Only CT in HU is written: MR volumes go to NIfTI (data.write_nifti), their k-space to ISMRMRD (data.write_ismrmrd)."
+        check.fail("volume.unit", "'HU'", repr(volume.unit), remedy)
     grid = volume.grid.as_volume(float(volume.metadata.get("slice_thickness_mm", 1.0)))
     if volume.image.ndim != volume.grid.ndim:
         check.fail("volume", "one volume [z, y, x]", f"shape {volume.image.shape}", "Write the members of a batch one by one.")

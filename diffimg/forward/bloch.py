@@ -18,15 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree
-from diffimg.core.trigonometry import sincos
+from diffimg.forward.excitation import excite, outer
 from diffimg.forward.nuclei import GAMMA
+from diffimg.forward.readout import free_signal, phasors, product
+from diffimg.forward.readout_segments import BLOCKS, segments
 from diffimg.forward.sequence import Sequence
 
-_CHUNK = 2**14  # spins at once: their state stays in a CPU's cache
-_BLOCK = 8  # intervals at once: long enough to hide the loop, short enough to leave intervals without RF alone
+_CHUNK = 2**14  # spins at once on a CPU: their state stays in its cache
+_LARGE_CHUNK = 2**20  # on an accelerator: half a gigabyte of temporaries
 
 
 @pytree
@@ -98,7 +101,8 @@ def simulate(
     """Play a sequence to a set of spins.
 
     Differentiable, in both modes and to any order, in tissue, positions, pulse, gradients, durations and sensitivities. A reverse-mode
-    gradient keeps the state after every interval of one chunk of spins, and computes everything else again.
+    gradient keeps the states at the ends of blocks of intervals, and computes everything else again. In a readout without any RF there
+    are no derivatives with respect to that of its intervals.
 
     Args:
         sequence: RF, gradients and samples.
@@ -127,165 +131,157 @@ def simulate(
     else:
         check.trailing_shape("initial", initial, (*shape, 3), "*spins, 3")
         start = jnp.asarray(initial, dtype).reshape(count, 3).T
-    if receive is None:
-        weights = None
-    else:
+    weights = jnp.ones((1, count), dtype)
+    if receive is not None:
         receive = check.array("receive", receive)
         check.trailing_shape("receive", receive, shape, "*spins", "The first axis is that of the coils.")
         weights = jnp.asarray(receive).reshape(-1, count)
+    weights = weights.astype(jnp.result_type(dtype, jnp.complex64))
     rows = [*flat, start]
     packed, cut = jnp.concatenate(rows), np.cumsum([r.shape[0] for r in rows])[:-1]
 
     def one(packed, weights):
         return _play(sequence, jnp.split(packed, cut), weights, history, gamma, dtype)
 
-    chunks = -(-count // _CHUNK)
-    if chunks == 1:
+    if count <= _CHUNK:
         signal, end, states = one(packed, weights)
     else:
-        size = -(-count // chunks)
-        fill = chunks * size - count
-        # relaxation times of the added spins must not be zero, and their magnetization does not count
-        packed = jnp.concatenate([packed, jnp.broadcast_to(packed[:, -1:], (packed.shape[0], fill))], axis=1)
-        weights = jnp.pad(jnp.ones((1, count), dtype) if weights is None else weights, ((0, 0), (0, fill)))
-        parts = tuple(jnp.moveaxis(v.reshape(v.shape[0], chunks, size), 1, 0) for v in (packed, weights))
-        signal, end, states = lax.map(lambda p: one(*p), parts)
-        signal = jnp.sum(signal, axis=0)
-        end = jnp.moveaxis(end, 0, 1).reshape(3, -1)[:, :count]
-        states = None if states is None else jnp.moveaxis(states, 0, 2).reshape(states.shape[1], 3, -1)[..., :count]
-    signal = signal[jnp.asarray(sequence.samples)].T
+        sizes = {"cpu": _CHUNK, "default": _LARGE_CHUNK}
+        chunked = {platform: functools.partial(_in_chunks, one, size) for platform, size in sizes.items()}
+        signal, end, states = lax.platform_dependent(packed, weights, **chunked)
+    signal = signal.T
     signal = signal[0] if receive is None else signal.reshape(*jnp.shape(receive)[: jnp.ndim(receive) - len(shape)], -1)
     past = None if states is None else jnp.moveaxis(states, 1, -1).reshape(-1, *shape, 3)
     return Simulation(signal, end.T.reshape(*shape, 3), past)
 
 
-def _play(sequence, rows, weights, history, gamma, dtype):
-    """(signal ``[interval, coil]``, end ``[3, spin]``, states ``[interval, 3, spin]`` or None) for one chunk of spins.
+def _in_chunks(function, size, packed, weights):
+    """``function`` over the spins, the last axis, in parts of about ``size``."""
+    count = packed.shape[-1]
+    chunks = -(-count // size)
+    size = -(-count // chunks)
+    fill = chunks * size - count
+    # relaxation times of the added spins must not be zero, and their magnetization does not count
+    packed = jnp.concatenate([packed, jnp.broadcast_to(packed[:, -1:], (packed.shape[0], fill))], axis=1)
+    weights = jnp.pad(weights, ((0, 0), (0, fill)))
+    parts = tuple(jnp.moveaxis(v.reshape(v.shape[0], chunks, size), 1, 0) for v in (packed, weights))
+    signal, end, states = lax.map(lambda p: function(*p), parts)
+    end = jnp.moveaxis(end, 0, 1).reshape(3, -1)[:, :count]
+    states = None if states is None else jnp.moveaxis(states, 0, 2).reshape(states.shape[1], 3, -1)[..., :count]
+    return jnp.sum(signal, axis=0), end, states
 
-    Intervals are taken in blocks. Without RF a block is closed: all its phases at once, no step waits for the one before. With RF what
-    does not depend on the state is computed at once, and the steps only multiply.
-    """
+
+def _play(sequence, rows, weights, history, gamma, dtype):
+    """(signal ``[sample, coil]``, end ``[3, spin]``, states ``[interval, 3, spin]`` or None) for one chunk of spins."""
     (x, y, z), (m0,), (t1,), (t2,), (omega,), (b1_real,), (b1_imag,), start = rows
-    turn = gamma / (2 * math.pi)
+    turn, count, samples = gamma / (2 * math.pi), len(sequence), np.asarray(sequence.samples, int)
     rf = jnp.asarray(sequence.rf)
     intervals = (
         jnp.asarray(sequence.duration, dtype),
-        rf.real.astype(dtype) * turn,
-        rf.imag.astype(dtype) * turn,
+        jnp.stack([rf.real.astype(dtype), rf.imag.astype(dtype)], axis=1) * turn,
         jnp.asarray(sequence.gradient, dtype) * turn,
-        jnp.ones(len(sequence), dtype) if sequence.spoil is None else 1 - jnp.asarray(sequence.spoil).astype(dtype),
+        jnp.ones(count, dtype) if sequence.spoil is None else 1 - jnp.asarray(sequence.spoil).astype(dtype),
     )
-    tissue = (x, y, z, omega / (2 * math.pi), m0, 1 / t1, 1 / t2, b1_real, b1_imag)
-    count = len(sequence)
-    fill = -count % _BLOCK
-    # added intervals last no time and keep everything
-    blocks = tuple(jnp.pad(v, ((0, fill), *((0, 0),) * (v.ndim - 1)), constant_values=int(v is intervals[-1])) for v in intervals)
-    blocks = tuple(v.reshape(-1, _BLOCK, *v.shape[1:]) for v in blocks)
-    read = jnp.zeros(count + fill, bool).at[jnp.asarray(sequence.samples)].set(True).reshape(-1, _BLOCK)
+    tissue = (jnp.stack([omega / (2 * math.pi), x, y, z]), jnp.stack([b1_real, b1_imag]), m0, 1 / t1, 1 / t2)
+    if history:
+        index = np.append(np.arange(count), np.full(-count % BLOCKS[0], -1)).reshape(-1, BLOCKS[0])
+        play = jax.checkpoint(lambda m, block: _excited(m, block, tissue, every=True))
+        end, states = lax.scan(play, tuple(start), _gather(intervals, index))
+        states = states.reshape(-1, *states.shape[2:])[:count]
+        return product((states[samples, 0], states[samples, 1]), (weights.real, weights.imag)), jnp.stack(end), states
+    silent, read = segments(samples, count)
 
-    @jax.checkpoint
-    def block(state, interval):
-        *interval, read = interval
-        excited = jnp.any((interval[1] != 0) | (interval[2] != 0))
-        if history:
-            state, out = lax.cond(excited, _excited_block, _free_block, state, interval, tissue)
-            signal = _received(out[:, 0], out[:, 1], weights)
-            return state, (signal, out)
-        kind = jnp.where(excited, jnp.where(jnp.any(read), 2, 1), 0)
-        branches = (_free_signal, _excited_silent, _excited_signal)
-        return lax.switch(kind, [functools.partial(f, weights) for f in branches], state, interval, tissue)
+    def segment(m, parts):
+        waits, readout = parts
+        m, _ = lax.scan(lambda m, block: (_silent(m, block, tissue), None), m, waits)
+        return _read(m, readout, tissue, weights) if read.size else (m, None)
 
-    end, out = lax.scan(block, tuple(start), (*blocks, read))
-    signal, states = out if history else (out, None)
-    states = None if states is None else states.reshape(-1, *states.shape[2:])[:count]
-    return signal.reshape(-1, signal.shape[-1])[:count], jnp.stack(end), states
+    parts = _gather(intervals, silent), _gather(intervals, read, extend=True)
+    end, signal = lax.scan(segment, tuple(start), parts)
+    if not read.size:
+        return jnp.zeros((0, weights.shape[0]), weights.dtype), jnp.stack(end), None
+    slot = np.zeros(count, int)
+    slot[read[read >= 0]] = np.flatnonzero(read >= 0)
+    return signal.reshape(-1, signal.shape[-1])[slot[samples]], jnp.stack(end), None
 
 
-def _received(mx, my, weights):
-    """Σ over the spins, ``[interval, coil]`` complex."""
-    if weights is None:
-        return lax.complex(jnp.sum(mx, axis=1), jnp.sum(my, axis=1))[:, None]
-    real, imaginary = weights.real.astype(mx.dtype).T, weights.imag.astype(mx.dtype).T
-    dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    return lax.complex(dot(mx, real) - dot(my, imaginary), dot(my, real) + dot(mx, imaginary))
+def _gather(intervals, index, extend=False):
+    """(duration, RF, gradient, kept, real) at ``index``; where there is no interval, one that lasts no time, or the last one again."""
+    real = index >= 0
+    last = np.maximum(np.maximum.accumulate(index, axis=-1), 0)
+    duration, rf, gradient, kept = (v[last] for v in intervals)
+    if not extend:
+        duration = jnp.where(real, duration, 0)
+    return duration, rf, gradient, jnp.where(real, kept, 1), real.astype(kept.dtype)
 
 
-def _outer(per_interval, per_spin):
-    """``[interval, k]`` by ``[k, spin]``. A matrix product even where it is one term: its derivatives are sums over all spins and over
-    all intervals, which XLA's reductions do slowly."""
-    return jnp.matmul(per_interval, per_spin, precision=lax.Precision.HIGHEST)
+def _steps(duration, gradient):
+    return jnp.concatenate([duration[:, None], gradient * duration[:, None]], axis=1)
 
 
-def _free(state, interval, tissue):
-    """(M_x, M_y) ``[interval, spin]`` after each interval without RF, and the way to M_z."""
-    (mx, my, mz), (duration, _, _, gradient, kept) = state, interval
-    x, y, z, omega, m0, rate1, rate2 = tissue[:7]
-    time = jnp.cumsum(duration)[:, None]
-    moment = jnp.cumsum(gradient * duration[:, None], axis=0)
-    sin, cos = sincos(_outer(jnp.concatenate([time, moment], axis=1), jnp.stack([omega, x, y, z])))
-    size = jnp.cumprod(kept)[:, None] * jnp.exp(_outer(-time, rate2[None]))
-    both = lax.complex(size * cos, -size * sin) * lax.complex(mx, my)
-    return both, lambda t: m0 + jnp.exp(-t * rate1) * (mz - m0), time
+def _excited(state, interval, tissue, every=False):
+    """Any intervals; ``(state, states [interval, 3, spin] or None)``."""
+    duration, rf, gradient, kept, _ = interval
+    places, b1, m0, rate1, rate2 = tissue
+    pulse = rf * duration[:, None]
+    turns = (
+        outer(pulse * jnp.asarray([1, -1], pulse.dtype), b1),
+        outer(pulse[:, ::-1], b1),
+        outer(_steps(duration, gradient), places),
+    )
+    return excite(state, turns, duration, (rate1, rate2), m0, kept, every)
 
 
-def _free_signal(weights, state, interval, tissue):
-    both, longitudinal, time = _free(state, interval, tissue)
-    end = (both[-1].real, both[-1].imag, longitudinal(time[-1]))
-    signal = jnp.sum(both, axis=1)[:, None] if weights is None else _received(both.real, both.imag, weights)
-    return end, signal
+def _freely(state, interval, tissue):
+    """The state after intervals without RF."""
+    (mx, my, mz), (duration, _, gradient, kept, real) = state, interval
+    places, _, m0, rate1, rate2 = tissue
+    duration = duration * real
+    real, imaginary = phasors(jnp.sum(_steps(duration, gradient), axis=0, keepdims=True), rate2, places)
+    c, s = jnp.prod(kept) * real[0], jnp.prod(kept) * imaginary[0]
+    return c * mx - s * my, c * my + s * mx, m0 + jnp.exp(-jnp.sum(duration) * rate1) * (mz - m0)
 
 
-def _free_block(state, interval, tissue):
-    both, longitudinal, time = _free(state, interval, tissue)
-    out = jnp.stack([both.real, both.imag, longitudinal(time)], axis=1)
-    return tuple(out[-1]), out
+def _played(state, interval, tissue):
+    kind = jnp.where(jnp.any(interval[-1] > 0), jnp.where(jnp.any(interval[1] != 0), 2, 1), 0)
+    # nothing of a branch is kept for derivatives: the others would have to keep as much
+    branches = [jax.checkpoint(f) for f in (_untouched, _freely, lambda *a: _excited(*a)[0])]
+    return lax.switch(kind, branches, state, interval, tissue)
 
 
-def _rotations(interval, tissue):
-    """Unit quaternions (cos φ/2, n sin φ/2) and half-step decays (E1, E2) of all intervals, ``[interval, spin]``: nothing waits here."""
-    duration, u, v, gradient = interval[:4]
-    x, y, z, omega, _, rate1, rate2, b1_real, b1_imag = tissue
-    dt = duration[:, None]
-    pulse = jnp.stack([u, v], axis=1) * dt
-    wx, wy = _outer(pulse, jnp.stack([b1_real, -b1_imag])), _outer(pulse, jnp.stack([b1_imag, b1_real]))
-    wz = _outer(jnp.concatenate([dt, gradient * dt], axis=1), jnp.stack([omega, x, y, z]))
-    square = wx * wx + wy * wy + wz * wz  # of the angle in turns
-    small = square < 1e-16
-    turns = jnp.sqrt(jnp.where(small, 1.0, square))
-    sin, cos = sincos(0.5 * turns)
-    # one complex array: XLA computes both parts in one pass
-    both = lax.complex(jnp.where(small, math.pi, sin / turns), jnp.where(small, 1.0, cos))
-    decay = (jnp.exp(_outer(-0.5 * dt, rate[None])) for rate in (rate1, rate2))
-    return both.imag, both.real * wx, both.real * wy, both.real * wz, *decay
+def _played_with_rf(state, interval, tissue):
+    kind = jnp.any(interval[-1] > 0)
+    return lax.cond(kind, jax.checkpoint(lambda *a: _excited(*a)[0]), _untouched, state, interval, tissue)
 
 
-def _excite(state, item, m0):
-    """One interval with RF: half a step of relaxation, the rotation by −φ about n, half a step of relaxation."""
-    mx, my, mz = state
-    (p, q, r, s, e1, e2), keep = item
-    mx, my, mz = e2 * mx, e2 * my, m0 + e1 * (mz - m0)
-    tx, ty, tz = 2 * (my * s - mz * r), 2 * (mz * q - mx * s), 2 * (mx * r - my * q)
-    mx, my, mz = mx + p * tx + (ty * s - tz * r), my + p * ty + (tz * q - tx * s), mz + p * tz + (tx * r - ty * q)
-    return keep * e2 * mx, keep * e2 * my, m0 + e1 * (mz - m0)
+def _untouched(state, interval, tissue):
+    return state
 
 
-def _excited_silent(weights, state, interval, tissue):
-    """Nothing is read: no signal is computed."""
-    items = (_rotations(interval, tissue), interval[4])
-    end, _ = lax.scan(lambda m, item: (_excite(m, item, tissue[4]), None), state, items)
-    coils = 1 if weights is None else weights.shape[0]
-    zero = jnp.zeros((interval[0].shape[0], coils), end[0].dtype)
-    return end, lax.complex(zero, zero)
+_silent = jax.custom_jvp(_played)
 
 
-def _excited_block(state, interval, tissue):
-    def step(m, item):
-        m = _excite(m, item, tissue[4])
-        return m, jnp.stack(m)
+@functools.partial(_silent.defjvp, symbolic_zeros=True)
+def _silent_jvp(primals, tangents):
+    """Where RF is to be optimised, intervals without any have derivatives too."""
+    rf = tangents[1][1]
+    zero = lambda primal, t: zero_from_primal(primal) if isinstance(t, SymbolicZero) else t  # noqa: E731
+    return jax.jvp(_played if isinstance(rf, SymbolicZero) else _played_with_rf, primals, jax.tree.map(zero, primals, tangents))
 
-    return lax.scan(step, state, (_rotations(interval, tissue), interval[4]))
+
+def _read(state, interval, tissue, weights):
+    """(state, signal ``[interval, coil]``) of intervals at whose end the signal is read."""
+    excited = jnp.any((interval[1] != 0) & (interval[-1] > 0)[:, None])
+    return lax.cond(excited, jax.checkpoint(_read_excited), _read_freely, state, interval, tissue, weights)
 
 
-def _excited_signal(weights, state, interval, tissue):
-    end, out = _excited_block(state, interval, tissue)
-    return end, _received(out[:, 0], out[:, 1], weights)
+def _read_freely(state, interval, tissue, weights):
+    duration, _, gradient, kept, _ = interval
+    signal = free_signal(_steps(duration, gradient), tissue[4], tissue[0], weights * lax.complex(state[0], state[1]))
+    return _freely(state, interval, tissue), jnp.cumprod(kept)[:, None] * signal
+
+
+def _read_excited(state, interval, tissue, weights):
+    duration, *others, real = interval
+    state, states = _excited(state, (duration * real, *others, real), tissue, every=True)
+    return state, product((states[:, 0], states[:, 1]), (weights.real, weights.imag))

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence as List
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffimg.core import check
-from diffimg.core.pytree import pytree
+from diffimg.core.pytree import pytree, static
 
 
 @pytree
 class Sequence:
-    """Intervals in which RF field and gradients are constant; all leaves are traced, so that pulses and gradients can be optimised.
+    """Intervals in which RF field and gradients are constant; all but ``samples`` is traced, so that pulses and gradients can be optimised.
 
     Args:
         duration: ``[interval]`` s, > 0.
         rf: ``[interval]`` complex T: B₁ in the frame that rotates with ω₀; its phase is the axis of the rotation.
         gradient: ``[interval, 3]`` T/m: (G_x, G_y, G_z).
-        samples: ``[sample]`` int: the intervals at whose *end* the signal is read.
+        samples: ``[sample]`` int: the intervals at whose *end* the signal is read; static, kept as a tuple.
         spoil: ``[interval]`` bool, or None: intervals at whose end all transverse magnetization is destroyed (an ideal spoiler).
 
     Raises:
@@ -30,7 +31,7 @@ class Sequence:
     duration: Any
     rf: Any
     gradient: Any
-    samples: Any
+    samples: Any = static()
     spoil: Any = None
 
     def __post_init__(self):
@@ -44,11 +45,14 @@ class Sequence:
             check.finite(name, getattr(self, name))
         check.finite("duration", self.duration)
         check.minimum("duration", self.duration, 0.0, strict=True, remedy="Give seconds; leave empty intervals out.")
-        set_("samples", check.array("samples", self.samples))
-        if check.is_concrete(self.samples):
-            samples = np.asarray(self.samples)
-            if samples.ndim != 1 or samples.dtype.kind not in "iu" or (samples.size and not (samples.min() >= 0 and samples.max() < n)):
-                check.fail("samples", f"indices of intervals in 0 … {n - 1}", check.describe(samples))
+        if isinstance(self.samples, jax.core.Tracer):
+            check.fail("samples", "known indices of intervals", "traced ones", "Close over them: they decide which program is compiled.")
+        samples = np.asarray(self.samples)
+        if not samples.size:
+            samples = samples.astype(int)
+        if samples.ndim != 1 or samples.dtype.kind not in "iu" or (samples.size and not (samples.min() >= 0 and samples.max() < n)):
+            check.fail("samples", f"indices of intervals in 0 … {n - 1}", check.describe(samples))
+        set_("samples", tuple(samples.tolist()))
         if self.spoil is not None:
             set_("spoil", check.array("spoil", self.spoil))
             check.shape("spoil", self.spoil, (n,), "[interval]")
@@ -76,8 +80,8 @@ def concatenate(sequences: List[Sequence]) -> Sequence:
     spoil = None
     if any(s.spoil is not None for s in sequences):
         spoil = _join([np.zeros(len(s), bool) if s.spoil is None else s.spoil for s in sequences])
-    samples = [s.samples + int(start) for s, start in zip(sequences, starts, strict=True)]
-    return Sequence(*(_join([getattr(s, name) for s in sequences]) for name in ("duration", "rf", "gradient")), _join(samples), spoil)
+    samples = [int(start) + k for s, start in zip(sequences, starts, strict=True) for k in s.samples]
+    return Sequence(*(_join([getattr(s, name) for s in sequences]) for name in ("duration", "rf", "gradient")), samples, spoil)
 
 
 def _join(parts):

@@ -45,7 +45,7 @@ def test_real_files():
     np.testing.assert_array_equal(read.image, loaded.get_fdata(dtype=np.float32).T)
     assert read.image.shape == (2, 24, 96, 128)
     np.testing.assert_allclose(read.grid.affine, loaded.affine, atol=1e-4)
-    assert read.metadata == {}
+    assert read.metadata == {"time_step_s": 2000.0}  # so says its header
 
 
 def test_labels_batches_and_slices(tmp_path):
@@ -67,6 +67,67 @@ def test_units_are_converted(tmp_path):
     image.header.set_xyzt_units("micron")
     nibabel.save(image, tmp_path / "m.nii")
     np.testing.assert_allclose(read_nifti(tmp_path / "m.nii").grid.spacing, (0.04, 0.03, 0.02))
+
+
+@pytest.mark.parametrize(("unit", "step", "seconds"), [("sec", 0.72, 0.72), ("msec", 1500.0, 1.5), ("usec", 2e6, 2.0), ("hz", 3.0, None)])
+def test_time_series(tmp_path, unit, step, seconds):
+    sitk = pytest.importorskip("SimpleITK")
+    values = np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype(np.float32)  # [x, y, z, t]
+    image = nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.header.set_zooms((2.0, 3.0, 4.0, step))
+    image.header.set_xyzt_units("mm", unit)
+    nibabel.save(image, tmp_path / "t.nii")
+    read = read_nifti(tmp_path / "t.nii")
+    np.testing.assert_array_equal(read.image, np.transpose(values, (3, 2, 1, 0)))
+    assert read.grid.shape == (4, 5, 6)
+    assert read.metadata == ({} if seconds is None else {"time_step_s": pytest.approx(seconds, rel=1e-12)})
+    by_itk = sitk.ReadImage(str(tmp_path / "t.nii"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(by_itk), read.image)
+    if seconds:
+        assert by_itk.GetSpacing()[3] == pytest.approx(seconds, rel=1e-6)
+    write_nifti(tmp_path / "back.nii.gz", read)
+    header = nibabel.load(tmp_path / "back.nii.gz").header
+    assert header.get_xyzt_units() == ("mm", "sec" if seconds else "unknown")
+    np.testing.assert_allclose(header.get_zooms(), (2.0, 3.0, 4.0, seconds or 1.0))
+    if seconds:
+        assert sitk.ReadImage(str(tmp_path / "back.nii.gz")).GetSpacing()[3] == pytest.approx(seconds, rel=1e-6)
+    assert read_nifti(tmp_path / "back.nii.gz").metadata == read.metadata
+
+
+def test_time_step_of_simpleitk(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    values = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    series = sitk.JoinSeries([sitk.GetImageFromArray(v) for v in values], 0.0, 2.5)
+    sitk.WriteImage(series, str(tmp_path / "s.nii.gz"))
+    read = read_nifti(tmp_path / "s.nii.gz")
+    np.testing.assert_array_equal(read.image, values)
+    assert read.metadata == {"time_step_s": 2.5}
+
+
+def test_time_step_needs_a_time_axis(tmp_path):
+    grid = Grid((2, 3, 4))
+    write_nifti(tmp_path / "v.nii", Volume(np.zeros((2, 3, 4)), grid, metadata={"time_step_s": 2.0}))
+    assert read_nifti(tmp_path / "v.nii").metadata == {}
+    values = np.arange(5 * 2 * 2 * 3 * 4, dtype=np.float32).reshape(5, 2, 2, 3, 4)  # [vector, t, z, y, x]
+    write_nifti(tmp_path / "v.nii", Volume(values, grid, metadata={"time_step_s": 2.0}))
+    assert nibabel.load(tmp_path / "v.nii").header.get_zooms()[3:] == (2.0, 1.0)
+    np.testing.assert_array_equal(read_nifti(tmp_path / "v.nii").image, values)
+    for step in (0.0, -1.0, np.nan, np.inf, "2 s"):
+        with pytest.raises(ValueError, match=r"time_step_s.*positive number of seconds"):
+            write_nifti(tmp_path / "none.nii", Volume(values, grid, metadata={"time_step_s": step}))
+    assert not (tmp_path / "none.nii").exists()
+
+
+def test_remedy_for_complex_files_works(tmp_path):
+    values = (np.random.default_rng(0).normal(size=(3, 4, 5, 2)) + 1j).astype(np.complex64)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])), tmp_path / "c.nii")
+    with pytest.raises(ValueError, match=r"real numbers, got c\.nii of complex64\. A Volume is real"):
+        read_nifti(tmp_path / "c.nii")
+    v = nibabel.load(tmp_path / "c.nii")  # as the message says
+    c = np.asanyarray(v.dataobj).T
+    volume = Volume(abs(c), Grid.from_affine(c.shape[-3:], v.affine))
+    np.testing.assert_array_equal(volume.image, np.abs(values).T)
+    assert volume.grid.spacing == (4.0, 3.0, 2.0)
 
 
 def test_files_name_nobody(tmp_path):

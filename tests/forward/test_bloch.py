@@ -13,6 +13,7 @@ from diffimg.core.pytree import replace
 from diffimg.core.trigonometry import sincos
 from diffimg.forward import bloch, nuclei
 from diffimg.forward.bloch import Spins, simulate
+from diffimg.forward.readout_segments import segments
 from diffimg.forward.sequence import Sequence, concatenate
 
 RNG = np.random.default_rng(6)
@@ -113,6 +114,96 @@ def test_gradients_against_finite_differences(x64):
         np.testing.assert_allclose(got, (ends[0] - ends[1]) / 2, rtol=1e-5, err_msg=name)
     forward_mode = jax.jvp(lambda v: value(sequence, replace(spins, t2=v)), (spins.t2,), (np.ones(3),))[1]
     np.testing.assert_allclose(forward_mode, of_spins.t2.sum(), rtol=1e-9)
+
+
+def scan():
+    """Pulses, uneven waits and readouts that are even, uneven, spoiled and of several lengths."""
+    def part(intervals, rf=0.0, even=False):
+        n = intervals
+        duration = np.full(n, 2e-5) if even else RNG.uniform(1e-5, 4e-5, n)
+        gradient = np.tile(RNG.normal(size=3), (n, 1)) if even else RNG.normal(size=(n, 3))
+        return duration, rf * (RNG.normal(size=n) + 1j * RNG.normal(size=n)), 0.02 * gradient
+
+    parts = [part(11, 1e-4), part(3), part(13, even=True), part(20, 5e-5), part(9), part(5), part(13, even=True), part(2)]
+    duration, rf, gradient = (np.concatenate(v) for v in zip(*parts, strict=True))
+    ends = np.cumsum([len(p[0]) for p in parts])
+    samples = np.concatenate([np.arange(ends[k - 1], ends[k]) for k in (2, 4, 6)])
+    spoil = np.zeros(len(duration), bool)
+    spoil[[ends[2] - 1, ends[4] - 4]] = True
+    spins = random_case(spins=6)[1]
+    return Sequence(duration, rf, gradient, samples, spoil), spins
+
+
+def test_readouts_agree_with_the_states_of_every_interval(x64):
+    sequence, spins = scan()
+    sensitivity = RNG.normal(size=(2, 6)) + 1j * RNG.normal(size=(2, 6))
+    fast, slow = (simulate(sequence, spins, receive=sensitivity, history=h) for h in (False, True))
+    np.testing.assert_allclose(fast.signal, slow.signal, atol=1e-12)
+    np.testing.assert_allclose(fast.magnetization, slow.magnetization, atol=1e-12)
+    order = RNG.permutation(len(sequence.samples))
+    shuffled = replace(sequence, samples=np.asarray(sequence.samples)[order])
+    np.testing.assert_allclose(simulate(shuffled, spins, receive=sensitivity).signal, fast.signal[:, order], atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def objective():
+    """(value of moves of everything, no move, a random one with no RF in readouts)."""
+    with jax.enable_x64(True):
+        sequence, spins = scan()
+        target = RNG.normal(size=len(sequence.samples)) + 1j * RNG.normal(size=len(sequence.samples))
+        start = {n: jnp.asarray(getattr(spins, n)) for n in ("position", "m0", "t1", "t2", "off_resonance", "b1")}
+        start |= {n: jnp.asarray(getattr(sequence, n)) for n in ("duration", "rf", "gradient")}
+        scale = {"position": 1e-2, "t1": 1e-4, "t2": 3e-5, "off_resonance": 100.0, "duration": 1e-6, "rf": 1e-5, "gradient": 2e-3}
+
+        def value(move):
+            v = {n: p + scale.get(n, 0.1) * move[n] for n, p in start.items()}
+            played = replace(sequence, **{n: v.pop(n) for n in ("duration", "gradient", "rf")})
+            return jnp.sum(jnp.abs(simulate(played, Spins(**v)).signal - target) ** 2)
+
+        zero = jax.tree.map(jnp.zeros_like, start)
+        way = jax.tree.map(lambda v: jnp.asarray(RNG.normal(size=v.shape), v.dtype), zero)
+        way["rf"] = way["rf"].at[np.asarray(sequence.samples)].set(0)
+        return value, zero, way
+
+
+def test_gradients_of_readouts_against_finite_differences(objective, x64):
+    value, zero, way = objective
+    gradient, value = jax.jit(jax.grad(value))(zero), jax.jit(value)
+    for name, direction in way.items():
+        ends = [float(value(zero | {name: t * direction})) for t in (1e-5, -1e-5)]
+        np.testing.assert_allclose(jnp.vdot(gradient[name], direction).real, (ends[0] - ends[1]) / 2e-5, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_second_derivatives_of_readouts_against_finite_differences(objective, x64):
+    value, zero, way = objective
+    gradient = jax.jit(jax.grad(value))
+    hessian = jax.jit(lambda move: jax.jvp(jax.grad(value), (zero,), (move,))[1])(way)
+    ends = [gradient(jax.tree.map(lambda w, t=t: t * w, way)) for t in (1e-5, -1e-5)]
+    for name, product in hessian.items():
+        seen = way[name] != 0
+        expected = (ends[0][name] - ends[1][name]) / 2e-5
+        np.testing.assert_allclose(product[seen], expected[seen], atol=1e-6 * float(jnp.abs(product).max()), err_msg=name)
+
+
+def test_a_pulse_can_be_designed_from_nothing(x64):
+    """The derivative with respect to RF where there is none: of M_y by γ dt M_z on resonance."""
+    spin = Spins(np.zeros(3))
+    play = lambda rf: simulate(Sequence(np.full(20, 1e-5), rf, np.zeros((20, 3)), []), spin).magnetization[1]  # noqa: E731
+    np.testing.assert_allclose(jax.grad(play)(jnp.zeros(20)), np.full(20, GAMMA * 1e-5), rtol=1e-12)
+    assert float(play(jnp.zeros(20))) == 0
+
+
+def test_segments_hold_every_interval_once():
+    for n in (1, 7, 90, 400):
+        for share in (0, 0.3, 0.9, 1):
+            reads = np.repeat(RNG.random(n) < share, RNG.integers(1, 9, n))[:n]
+            silent, read = segments(np.flatnonzero(reads), n)
+            order = np.concatenate([np.append(a.ravel(), b) for a, b in zip(silent, read, strict=True)])
+            np.testing.assert_array_equal(order[order >= 0], np.arange(n))
+            assert reads[read[read >= 0]].all() and not reads[silent[silent >= 0]].any()
+    flash = np.concatenate([np.arange(36, 126) + 126 * k for k in range(8)])
+    assert [v.shape for v in segments(flash, 1008)] == [(8, 3, 12), (8, 90)]
 
 
 def test_single_precision_is_enough():
