@@ -23,9 +23,9 @@ class Sampling(Section):
 class Solver(Section):
     """Iterations, and the weights to choose from on the tuning slice."""
 
-    steps: int = Field(default=60, ge=1)
-    sense_steps: list[int] = Field(default=[5, 10, 20, 40], min_length=1)
-    weights: list[float] = Field(default=[3e-4, 1e-3, 3e-3, 1e-2], min_length=1)
+    steps: int = Field(default=200, ge=1)
+    sense_steps: list[int] = Field(default=[10, 20, 40, 80], min_length=1)
+    weights: list[float] = Field(default=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], min_length=1)
     coil_maps: Literal["true", "espirit"] = "true"
 
 
