@@ -69,7 +69,15 @@ def bulk_magnetization(density: Any, b0: Any, temperature: Any = 310.0, which: s
 
 
 def polarization(b0: Any, temperature: Any = 310.0, which: str | Nucleus = "1H") -> Any:
-    """Mean of m/I over the Boltzmann populations of the levels m = −I … I, with energies −mγħB₀: a few in a million."""
+    """Mean of m/I over the Boltzmann populations of the levels m = −I … I, with energies −mγħB₀: a few in a million.
+
+    Args:
+        b0: T. temperature: K. which: the nucleus.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+    """
+    check.minimum("temperature", temperature, 0.0, strict=True, remedy="Give it in kelvin.")
     n = nucleus(which)
     levels = jnp.arange(-n.spin, n.spin + 0.5)
     exponent = jnp.asarray(n.gamma * HBAR / BOLTZMANN * b0 / temperature)[..., None] * levels

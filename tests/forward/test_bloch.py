@@ -13,7 +13,7 @@ from diffimg.core.pytree import replace
 from diffimg.core.trigonometry import sincos
 from diffimg.forward import bloch, nuclei
 from diffimg.forward.bloch import Spins, simulate
-from diffimg.forward.readout_segments import segments
+from diffimg.forward.bloch_segments import segments
 from diffimg.forward.sequence import Sequence, concatenate
 
 RNG = np.random.default_rng(6)
@@ -292,3 +292,5 @@ def test_refused():
         nuclei.larmor_frequency(1.0, "2H")
     with pytest.raises(ValueError, match="temperature"):
         nuclei.bulk_magnetization(1.0, 1.0, 0.0)
+    with pytest.raises(ValueError, match="temperature"):
+        nuclei.polarization(1.0, -3.0)

@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from diffimg.core.trigonometry import sincos
-from diffimg.forward.excitation import outer
+from diffimg.forward.bloch_excitation import outer
 
 
 def phasors(moments: Any, damping: Any, places: Any) -> tuple[Any, Any]:
