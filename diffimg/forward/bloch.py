@@ -23,9 +23,9 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from diffimg.core import check
 from diffimg.core.pytree import pytree
 from diffimg.forward.bloch_excitation import excite, outer
-from diffimg.forward.nuclei import GAMMA
 from diffimg.forward.bloch_readout import free_signal, phasors, product
 from diffimg.forward.bloch_segments import BLOCKS, segments
+from diffimg.forward.nuclei import GAMMA
 from diffimg.forward.sequence import Sequence
 
 _CHUNK = 2**14  # spins at once on a CPU: their state stays in its cache
