@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree
@@ -29,7 +28,7 @@ from diffimg.forward.nuclei import GAMMA
 from diffimg.forward.sequence import Sequence
 
 _CHUNK = 2**14  # spins at once on a CPU: their state stays in its cache
-_LARGE_CHUNK = 2**20  # on an accelerator: half a gigabyte of temporaries
+_LARGE_CHUNK = 2**18  # on an accelerator: half a gigabyte of temporaries
 
 
 @pytree
@@ -244,14 +243,12 @@ def _freely(state, interval, tissue):
 
 def _played(state, interval, tissue):
     kind = jnp.where(jnp.any(interval[-1] > 0), jnp.where(jnp.any(interval[1] != 0), 2, 1), 0)
-    # nothing of a branch is kept for derivatives: the others would have to keep as much
-    branches = [jax.checkpoint(f) for f in (_untouched, _freely, lambda *a: _excited(*a)[0])]
-    return lax.switch(kind, branches, state, interval, tissue)
+    return lax.switch(kind, (_untouched, _freely, lambda *a: _excited(*a)[0]), state, interval, tissue)
 
 
 def _played_with_rf(state, interval, tissue):
-    kind = jnp.any(interval[-1] > 0)
-    return lax.cond(kind, jax.checkpoint(lambda *a: _excited(*a)[0]), _untouched, state, interval, tissue)
+    # checkpoint: what a branch keeps for derivatives, the other would have to keep too
+    return lax.cond(jnp.any(interval[-1] > 0), jax.checkpoint(lambda *a: _excited(*a)[0]), _untouched, state, interval, tissue)
 
 
 def _untouched(state, interval, tissue):
@@ -261,12 +258,10 @@ def _untouched(state, interval, tissue):
 _silent = jax.custom_jvp(_played)
 
 
-@functools.partial(_silent.defjvp, symbolic_zeros=True)
+@_silent.defjvp
 def _silent_jvp(primals, tangents):
-    """Where RF is to be optimised, intervals without any have derivatives too."""
-    rf = tangents[1][1]
-    zero = lambda primal, t: zero_from_primal(primal) if isinstance(t, SymbolicZero) else t  # noqa: E731
-    return jax.jvp(_played if isinstance(rf, SymbolicZero) else _played_with_rf, primals, jax.tree.map(zero, primals, tangents))
+    """Intervals without RF have derivatives with respect to it too, so that a pulse can be designed from nothing."""
+    return jax.jvp(_played_with_rf, primals, tangents)
 
 
 def _read(state, interval, tissue, weights):
