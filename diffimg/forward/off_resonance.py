@@ -128,10 +128,11 @@ def time_segments(times: np.ndarray, band: tuple[float, float], segments: int | 
         check.fail("band", "(lowest, highest) ω in rad/s", repr(band))
     unique, place = np.unique(times.reshape(-1), return_inverse=True)
     frequencies = np.linspace(low, high, 257)
+    turns = (high - low) * float(np.ptp(unique)) / (2 * np.pi)
     if segments is not None:
         counts: Any = (check.positive_int("segments", segments),)
     else:
-        counts = range(1, 65)
+        counts = range(max(1, int(min(turns, 65))), 65)  # as many segments as turns of spread are too few
     for count in counts:
         nodes = np.linspace(unique[0], unique[-1], count) if count > 1 else np.array([unique.mean()])
         basis = np.exp(-1j * np.outer(frequencies, nodes))
@@ -143,7 +144,6 @@ def time_segments(times: np.ndarray, band: tuple[float, float], segments: int | 
             worst = max(worst, float(np.abs(basis @ weights[:, part] - exact).max()))
         if segments is not None or worst <= tolerance:
             return weights[:, place].reshape(count, *times.shape), nodes
-    turns = (high - low) * float(np.ptp(unique)) / (2 * np.pi)
     remedy = "Read shorter, or correct the field map: is it in rad/s, are the times in s?"
     check.fail("field_map", f"an error ≤ {tolerance:g} with at most 64 segments", f"{turns:.1f} turns of spread over the readout", remedy)
 

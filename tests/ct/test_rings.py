@@ -35,6 +35,7 @@ def test_stripes_are_removed_and_the_object_kept():
     assert jnp.linalg.norm(ct.remove_stripes(CLEAN) - CLEAN) < 0.03 * jnp.linalg.norm(CLEAN)
 
 
+@pytest.mark.slow
 def test_gains_are_estimated_with_the_image():
     y, clean = (Transmission(1e5).noise(jax.random.key(0), p) for p in (CLEAN - LOG_GAIN, CLEAN))
     found = ct.estimate_gains(y, GEOMETRY, 0.2, 60)

@@ -62,7 +62,7 @@ def test_sequences_make_the_images_of_their_equations(job):
     assert all(v["error"] < 0.05 for v in job("mri_sequences").values())
 
 
-@pytest.mark.parametrize("spins", [1, 3])
+@pytest.mark.parametrize("spins", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_equation_knows_the_spins_of_a_voxel(spins):
     shape, edge = (16, 16), np.zeros((16, 16))
     edge[4:9, 3:12] = 1.0
@@ -92,6 +92,7 @@ def test_maps_are_exact_without_noise_and_unbiased_with_it(job):
         assert 0.6 < m["predicted"] / m["deviation"] < 1.5, name
 
 
+@pytest.mark.slow
 def test_a_designed_pulse_is_better_than_its_start(job):
     m = job("mri_pulse_design")
     assert m["optimised"]["inside"] < 0.7 * m["sinc"]["inside"]
@@ -126,6 +127,7 @@ def test_off_resonance_belongs_in_the_model(job):
     assert m["spiral: off-resonance in the model"]["psnr_db"] > m["spiral: off-resonance ignored"]["psnr_db"] + 3
 
 
+@pytest.mark.slow
 def test_compressed_sensing(job):
     m = job("mri_compressed_sensing")
     assert m["total variation"]["psnr_db"] > m["zero-filled"]["psnr_db"] + 3

@@ -63,6 +63,7 @@ def test_ode(x64):
     np.testing.assert_allclose(result.signal, signal, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_splitting_error_is_of_second_order_and_free_intervals_are_exact(x64):
     sequence, spins = random_case(spins=1, intervals=1, steps=1e-4)
     sequence = replace(sequence, rf=np.array([3e-5 + 0j]))

@@ -169,6 +169,7 @@ def scan():
     return jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), geometry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "rows flipped"])
 def test_first_derivatives_equal_their_definition(flip, x64):
     geometry = jax.tree.map(jnp.asarray, flipped(scan(), "row")) if flip else scan()

@@ -102,7 +102,7 @@ def test_spirit_kernel_predicts_samples_from_their_neighbours(scan):
     np.testing.assert_allclose(left, predicted - kspace[:, at[0], at[1]], atol=1e-3 * np.abs(kspace).max())
 
 
-@pytest.mark.parametrize("variant", raki_module.VARIANTS)
+@pytest.mark.parametrize("variant", [v if v == "raki" else pytest.param(v, marks=pytest.mark.slow) for v in raki_module.VARIANTS])
 def test_raki_learns_on_the_calibration_lines(scan, variant):
     _, _, kspace = scan
     mask = mri.sampling.equispaced_mask(SHAPE, 2, 20)

@@ -78,6 +78,7 @@ def test_odd_sizes_are_continued_for_wavelets():
     assert out.shape == (27, 30) and error(out, image) < 0.5 * error(mri.zero_filled(y, A), image)
 
 
+@pytest.mark.slow
 def test_low_rank_series():
     t = np.arange(12)
     y, x = np.mgrid[-1:1:16j, -1:1:16j]

@@ -23,6 +23,7 @@ def distance(a, b):
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
+@pytest.mark.slow
 def test_angles_under_implicit_are_those_of_unroll_eager_or_compiled_prepared_or_not(x64):
     y = scan(ANGLES + 0.02)(jnp.asarray(TRUTH))
 
