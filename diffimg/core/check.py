@@ -5,6 +5,7 @@ Every error names the argument, what was expected, what came, and how to mend it
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -123,6 +124,15 @@ def minimum(argument: str, value: Any, low: float, strict: bool = False, remedy:
         if not bool(np.all(ok)):
             got = repr(v.item()) if v.ndim == 0 else f"a smallest value of {v.min()}"
             fail(argument, f"values {'>' if strict else '≥'} {low:g}", got, remedy)
+
+
+def plausible(argument: str, value: Any, largest: float, unit: str, remedy: str, stacklevel: int = 4) -> None:
+    """Warn where a known, finite value is so large that its unit must be another one."""
+    if is_concrete(value):
+        v = np.abs(np.asarray(value))
+        v = v[np.isfinite(v)]
+        if v.size and v.max() > largest:
+            warnings.warn(f"{argument}: values up to {v.max():.4g}, expected {unit}. {remedy}", UserWarning, stacklevel=stacklevel)
 
 
 def positive_int(argument: str, value: Any, remedy: str = "") -> int:

@@ -67,6 +67,10 @@ class Spins:
             check.finite(name, getattr(self, name))
         for name in ("t1", "t2"):
             check.minimum(name, getattr(self, name), 0.0, strict=True, remedy="Give seconds; jnp.inf switches relaxation off.")
+        if check.is_concrete(self.t1):  # huge ones are meant as none
+            t1 = np.asarray(self.t1)
+            check.plausible("t1", np.where(t1 > 1e4, 0.0, t1), 100.0, "seconds", "If they are ms, divide by 1000.")
+        check.plausible("position", self.position, 10.0, "metres", "If they are mm, divide by 1000.")
 
     @property
     def shape(self) -> tuple[int, ...]:

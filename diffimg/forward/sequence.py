@@ -44,6 +44,7 @@ class Sequence:
             check.shape(name, getattr(self, name), shape, "[interval]" if name == "rf" else "[interval, (x, y, z)]")
             check.finite(name, getattr(self, name))
         check.finite("duration", self.duration)
+        check.plausible("rf", self.rf, 5.0, "tesla", "If they are µT, multiply by 1e-6.")
         check.minimum("duration", self.duration, 0.0, strict=True, remedy="Give seconds; leave empty intervals out.")
         if isinstance(self.samples, jax.core.Tracer):
             check.fail("samples", "known indices of intervals", "traced ones", "Close over them: they decide which program is compiled.")

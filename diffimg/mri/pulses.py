@@ -33,6 +33,7 @@ class Pulse:
 
 def _scaled(shape, flip, phase, duration, bandwidth):
     check.minimum("duration", duration, 0.0, strict=True, remedy="Give seconds.")
+    check.plausible("flip", flip, 2 * math.pi, "radians", "If they are degrees, multiply by π/180.")
     dwell = duration / len(shape)
     rf = jnp.asarray(shape / np.sum(shape)) * (flip / (GAMMA * dwell)) * jnp.exp(1j * jnp.asarray(phase))
     return Pulse(rf, dwell, bandwidth)

@@ -8,6 +8,7 @@ phase graphs included.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -151,12 +152,23 @@ def _fit(curve, data, grid, extra, noise, steps, magnitude):
     return jax.vmap(one)(data, extra)
 
 
-def _times(name, value, least):
+def _settings(name, value, images):
+    """The settings of the measurements, as a tuple: times in s, flip angles in rad."""
     value = np.asarray(check.array(name, value), np.float64)
     check.ndim(name, value, 1, "[measurement]")
     check.finite(name, value)
-    if len(np.unique(value)) < least:
-        check.fail(name, f"at least {least} different values", str(value.tolist()))
+    if len(np.unique(value)) < 2:
+        check.fail(name, "at least 2 different values", str(value.tolist()))
+    angles = name == "flip"
+    check.minimum(name, value, 0.0, remedy="Give radians." if angles else "Give seconds from the excitation.")
+    count = np.shape(images)[0] if np.ndim(images) else 0
+    if count != len(value):
+        expected = f"{len(value)} images [{name}, ...], one for each value of {name}"
+        check.fail("images", expected, f"shape {tuple(np.shape(images))}", "The first axis is that of the measurements.")
+    if angles:
+        check.plausible(name, value, 2 * math.pi, "radians", "If they are degrees, multiply by π/180.")
+    else:
+        check.plausible(name, value, 2.0 if name == "te" else 60.0, "seconds", "If they are ms, divide by 1000.")
     return tuple(float(v) for v in value)
 
 
@@ -183,7 +195,7 @@ def fit_t1_inversion_recovery(
     Args:
         images: complex, signed, or magnitudes (``magnitude=True``). ti: ``[ti]`` s. tr: s. noise, options: as for ``fit_signal``.
     """
-    ti = _times("ti", ti, 2)
+    ti = _settings("ti", ti, images)
     grid = np.log(np.geomspace(0.05, 6.0, 48))
     return _logarithmic(fit_signal(_recovery(ti, float(tr)), images, grid, magnitude=magnitude, noise=noise, **options))
 
@@ -205,7 +217,7 @@ def fit_t1_variable_flip_angle(
 
     R. K. Gupta, J. Magn. Reson. 25 (1977) 231; S. C. L. Deoni et al., Magn. Reson. Med. 49 (2003) 515.
     """
-    flip = _times("flip", flip, 2)
+    flip = _settings("flip", flip, images)
     check.minimum("tr", tr, 0.0, strict=True, remedy="Give seconds.")
     grid = np.log(np.geomspace(0.05, 6.0, 48))
     return _logarithmic(fit_signal(_variable_flip(flip, float(tr)), images, grid, extras=b1, magnitude=magnitude, noise=noise, **options))
@@ -221,7 +233,7 @@ def _decay(times):
 
 def fit_t2_multi_echo(images: Any, te: Any, *, magnitude: bool = False, noise: Any = 0.0, **options: Any) -> Fit:
     """T2 (s) from spin echoes (T2* from gradient echoes) ``[te, ...]``: M₀ e^{−TE/T2}; ``parameters`` is the T2 map ``[...]``."""
-    te = _times("te", te, 2)
+    te = _settings("te", te, images)
     grid = np.log(np.geomspace(2e-3, 4.0, 48))
     return _logarithmic(fit_signal(_decay(te), images, grid, magnitude=magnitude, noise=noise, **options))
 
@@ -240,7 +252,7 @@ def fit_b0(images: Any, te: Any, **options: Any) -> Fit:
 
     ``parameters`` is ``[2, ...]``, (ω, R2*). ω is unique within ± π over the shortest echo spacing; R2* up to 220/s.
     """
-    te = _times("te", te, 2)
+    te = _settings("te", te, images)
     if not jnp.iscomplexobj(jnp.asarray(images)):
         check.fail("images", "complex echoes", "real ones", "Magnitudes do not show the field.")
     limit = np.pi / np.min(np.diff(np.sort(te)))
@@ -264,7 +276,7 @@ def fit_b1(images: Any, flip: Any, *, magnitude: bool = False, noise: Any = 0.0,
 
     E. K. Insko and L. Bolinger, J. Magn. Reson. A 103 (1993) 82.
     """
-    flip = _times("flip", flip, 2)
+    flip = _settings("flip", flip, images)
     grid = np.linspace(0.3, min(1.9, 0.95 * np.pi / max(flip)), 33)
     fit = fit_signal(_sines(flip), images, grid, magnitude=magnitude, noise=noise, **options)
     return Fit(fit.parameters[0], fit.amplitude, fit.deviation[0], fit.residual, fit.valid)

@@ -68,6 +68,7 @@ class _Encoder:
         fov = (fov, fov) if np.isscalar(fov) else tuple(fov)
         for name, value in (("fov", min(fov)), ("readout", readout), ("prephase", prephase)):
             check.minimum(name, value, 0.0, strict=True)
+        check.plausible("fov", max(fov), 5.0, "metres", "If it is in mm, divide by 1000.")
         self.fov, self.readout, self.prephase = tuple(float(f) for f in fov), readout, prephase
         self.dwell = readout / self.nx
         self.step_y, self.step_x = (2 * math.pi / (GAMMA * f) for f in self.fov)

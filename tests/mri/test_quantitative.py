@@ -128,6 +128,14 @@ def test_refused():
         fit_signal(echo_train, np.ones((1, 4)), [0.1])
     with pytest.raises(ValueError, match="finite"):
         mri.fit_t2_multi_echo(np.full((3, 4), np.nan), TE[:3])
+    with pytest.raises(ValueError, match="te: expected values ≥ 0"):
+        mri.fit_t2_multi_echo(np.ones((2, 4)), [-0.01, 0.02])
+    with pytest.raises(ValueError, match=r"images: expected 3 images \[te, ...\]"):
+        mri.fit_t2_multi_echo(np.ones((4, 4)), [0.01, 0.02, 0.03])
+    with pytest.warns(UserWarning, match="te: values up to 20, expected seconds"):
+        mri.fit_t2_multi_echo(np.ones((2, 4)), [10.0, 20.0])
+    with pytest.warns(UserWarning, match="flip: values up to 10, expected radians"):
+        mri.fit_t1_variable_flip_angle(np.ones((2, 4)), [5.0, 10.0], 0.02)
     with pytest.raises(ValueError, match="complex"):
         mri.fit_b0(np.ones((2, 4)), [1e-3, 2e-3])
     with pytest.raises(ValueError, match="tr"):

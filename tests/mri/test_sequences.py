@@ -107,6 +107,17 @@ def test_small_tip_profile_is_the_pulses_fourier_transform(x64):
     assert np.ptp(z[half]) == pytest.approx(5e-3, rel=0.15)
 
 
+def test_units_that_cannot_be_are_warned_of():
+    with pytest.warns(UserWarning, match="flip: values up to 90, expected radians. If they are degrees"):
+        mri.sinc_pulse(90, 1e-3)
+    with pytest.warns(UserWarning, match="fov: values up to 200, expected metres"):
+        mri.sequences.gradient_echo((4, 4), 200, tr=0.02, te=0.005)
+    with pytest.warns(UserWarning, match="t1: values up to 2000, expected seconds"):
+        mri.Spins(np.zeros(3), t1=2000.0)
+    with pytest.warns(UserWarning, match="rf: values up to 10, expected tesla"):
+        mri.Sequence([1e-3], [10.0], np.zeros((1, 3)), [0])
+
+
 def test_pulses_have_their_flip_angle_and_bandwidth():
     for pulse in (mri.hard_pulse(0.7), mri.sinc_pulse(0.7, 1e-3), mri.gaussian_pulse(0.7, 1e-3)):
         assert float(pulse.flip) == pytest.approx(0.7, rel=1e-5)
