@@ -82,10 +82,11 @@ def excite(state: Any, turns: Any, duration: Any, rates: Any, m0: Any, kept: Any
 def _halves(wx, wy, wz):
     """(sin(φ/2)/|w|, cos φ/2), φ = 2π|w|."""
     square = wx * wx + wy * wy + wz * wz
-    small = square < 1e-16
+    small = square < 1e-8
     size = jnp.sqrt(jnp.where(small, 1.0, square))
     sin, cos = sincos(0.5 * size)
-    both = lax.complex(jnp.where(small, math.pi, sin / size), jnp.where(small, 1.0, cos))
+    series = math.pi - math.pi**3 / 6 * square, 1 - 0.5 * math.pi**2 * square
+    both = lax.complex(jnp.where(small, series[0], sin / size), jnp.where(small, series[1], cos))
     return both.real, both.imag
 
 
