@@ -12,7 +12,7 @@ from jax import lax
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
-from diffimg.mri.grappa import GrappaKernel, Undersampling, calibrate, fill, from_lattice, sources, to_lattice, undersampling
+from diffimg.mri.grappa import GrappaKernel, Undersampling, balance, calibrate, fill, from_lattice, sources, to_lattice, undersampling
 
 VARIANTS = ("raki", "residual", "linear-residual")
 
@@ -28,18 +28,20 @@ class Raki:
         first, last: kernels (lines, samples along the readout) of the first and the third layer; the second is 1 × 1.
         steps, rate: of Adam; the rate falls to 0 along a cosine.
         kernel, regularization: of the GRAPPA kernel.
-        decay: weight decay.
+        weighting: of the calibration samples, of kernel and network: 1 all alike, 0 by their power.
+        decay: weight decay, in units of the rate.
     """
 
     variant: str = static(default="raki")
     features: tuple[int, int] = static(default=(48, 24))
-    first: tuple[int, int] = static(default=(2, 5))
-    last: tuple[int, int] = static(default=(2, 3))
+    first: tuple[int, int] = static(default=(2, 7))
+    last: tuple[int, int] = static(default=(1, 5))
     steps: int = static(default=400)
     rate: float = static(default=3e-3)
-    kernel: tuple[int, int] = static(default=(4, 5))
-    regularization: float = static(default=1e-3)
-    decay: float = static(default=1e-4)
+    kernel: tuple[int, int] = static(default=(2, 9))
+    regularization: float = static(default=1e-2)
+    weighting: float = static(default=1.0)
+    decay: float = static(default=1.0)
 
     def __post_init__(self):
         check.one_of("variant", self.variant, VARIANTS)
@@ -88,7 +90,7 @@ def fit(region: Any, acceleration: int, network: Raki, key: jax.Array) -> tuple[
     region = jnp.asarray(region)
     linear = None
     if network.variant != "raki":
-        linear = calibrate(region, acceleration, network.kernel, network.regularization)
+        linear = calibrate(region, acceleration, network.kernel, network.regularization, network.weighting)
     return _fit(region, linear, acceleration, network, key), linear
 
 
@@ -108,7 +110,10 @@ def _fit(region, linear, r, network, key):
     if linear is not None:
         # what the kernel predicts for every base line, the region seen as lattices shifted by one line each
         target = target - _linear_prediction(data, linear, r, before, lines - rows)[..., sides : sides + width]
-    size = jnp.sqrt(jnp.mean(jnp.abs(target) ** 2)) + 1e-12
+    reach = jnp.ones((1, 1, network.first[0] + network.last[0] - 1, network.first[1] + network.last[1] - 1), data.real.dtype)
+    power = jnp.mean(jnp.abs(data) ** 2, axis=0)[None, None]
+    weight = balance(lax.conv_general_dilated(power, reach, (1, 1), "VALID", rhs_dilation=(r, 1))[0, 0], network.weighting)
+    size = jnp.sqrt(jnp.mean(weight * jnp.abs(target) ** 2)) + 1e-12
     target = target / size
     parameters = _initial(network, coils, r, key)
     schedule = optax.cosine_decay_schedule(network.rate, network.steps)
@@ -116,7 +121,7 @@ def _fit(region, linear, r, network, key):
 
     def loss(p):
         out = _layers(p, data, network, r, (0, 0), (0, 0)).reshape(r - 1, coils, lines - rows, width)
-        return jnp.mean(jnp.abs(out - target) ** 2)
+        return jnp.mean(weight * jnp.abs(out - target) ** 2)
 
     def step(state, _):
         p, moments = state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from pydantic import Field
@@ -17,9 +18,10 @@ class Methods(Section):
 
     accelerations: list[int] = Field(default=[2, 3, 4], min_length=1)
     acs: int = Field(default=32, ge=8)
-    kernel: tuple[int, int] = Field(default=(4, 9), strict=False)  # lines, samples along the readout
-    sense_weights: list[float] = Field(default=[1e-4, 1e-3, 1e-2, 3e-2], min_length=1)
-    grappa_weights: list[float] = Field(default=[1e-5, 1e-4, 3e-4, 1e-3, 1e-2], min_length=1)
+    kernel_lines: list[int] = Field(default=[2, 4], min_length=1)
+    kernel_width: int = Field(default=9, ge=1)  # samples along the readout
+    sense_weights: list[float] = Field(default=[1e-4, 1e-3, 3e-3, 1e-2, 3e-2], min_length=1)
+    grappa_weights: list[float] = Field(default=[1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1], min_length=1)
     networks: list[str] = ["raki", "residual", "linear-residual"]
     network_steps: int = Field(default=400, ge=1)
     replicas: int = Field(default=16, ge=2)
@@ -36,11 +38,14 @@ MORE = {
     "noise": "median over the brain of the standard deviation of |image| under fresh noise, over that of fully sampled data (replicas)",
     "artefact": "NMSE of the same reconstruction (trained on noisy data) applied to data without noise",
     "weight": "λ, chosen on the tuning slice",
+    "lines": "of the GRAPPA kernel, chosen on the tuning slice",
 }
+
+GRAPPA, PLAIN = "GRAPPA", "GRAPPA, unweighted"
 
 
 class _Scanner:
-    """One acceleration: makes a reconstruction (k-space to an image) from calibration data and a weight, by the method's name."""
+    """One acceleration: makes a reconstruction (k-space to an image) from calibration data and settings, by the method's name."""
 
     def __init__(self, r: int, config: Config, coils: Any, key: Any) -> None:
         import numpy as np
@@ -53,9 +58,9 @@ class _Scanner:
         ones = np.broadcast_to(self.mask, (1, *shape)).astype(np.complex64)
         self.pattern = mri.undersampling(ones)
         self.r, self.steps, self.coils, self.key = r, config.methods.network_steps, coils, key
-        self.kernel = config.methods.kernel
+        self.width = config.methods.kernel_width
 
-    def make(self, name: str, kspace: Any, weight: float) -> Any:
+    def make(self, name: str, kspace: Any, weight: float, lines: int) -> Any:
         import importlib
 
         from diffimg import mri
@@ -66,11 +71,11 @@ class _Scanner:
             return lambda k: mri.combined_image(k, coils)
         if name == "SENSE":
             return lambda k: mri.sense(k, operator, 40, regularization=weight).x
-        if name == "GRAPPA":
-            kernel = mri.calibrate(region, self.r, self.kernel, weight)
+        if name in (GRAPPA, PLAIN):
+            kernel = mri.calibrate(region, self.r, (lines, self.width), weight, weighting=1.0 if name == GRAPPA else 0.0)
             return lambda k: mri.combined_image(mri.fill(k, kernel, pattern), coils)
         raki = importlib.import_module("diffimg.mri.raki")
-        network = mri.Raki(variant=name, steps=self.steps, kernel=self.kernel, regularization=weight)
+        network = mri.Raki(variant=name, steps=self.steps, kernel=(lines, self.width), regularization=weight)
         parameters, linear = raki.fit(region, self.r, network, self.key)
         return lambda k: mri.combined_image(raki.apply(k, parameters, linear, network, pattern), coils)
 
@@ -94,25 +99,26 @@ def function(config: Config, run: Run) -> None:
         clean = simulate(scan.model_copy(update={"noise": 0.0}), scan.test_slices, jax.random.fold_in(key, 1))
         full = np.asarray(mri.full_deviation(test.coils, scan.noise)) / np.sqrt(2)
         inside = test.inside[0]
-    candidates = {"zero-filled": [0.0], "SENSE": m.sense_weights, "GRAPPA": m.grappa_weights}
+    tuned = list(itertools.product(m.grappa_weights, m.kernel_lines))
+    candidates = {"zero-filled": [(0.0, 0)], "SENSE": [(w, 0) for w in m.sense_weights], PLAIN: tuned, GRAPPA: tuned}
     shown = m.accelerations[-1]
     pictured: dict[str, Any] = {}
     for r in m.accelerations:
         scanner = _Scanner(r, config, test.coils, jax.random.fold_in(key, 7))
-        chosen: dict[str, float] = {}
+        chosen: dict[str, tuple[float, int]] = {}
         for name in [*candidates, *m.networks]:
             with run.stage(f"R = {r}, {name}"):
-                weights = candidates[name] if name in candidates else [chosen["GRAPPA"]]
-                best = weights[0]
-                if len(weights) > 1:
+                settings = candidates[name] if name in candidates else [chosen[GRAPPA]]
+                best = settings[0]
+                if len(settings) > 1:
                     y = jnp.asarray(tune.kspace[0] * scanner.mask)
-                    tried = {w: scores(np.asarray(scanner.make(name, y, w)(y))[None], tune.truth)["psnr_db"] for w in weights}
-                    best = max(tried, key=lambda w: tried[w])
+                    tried = {s: scores(np.asarray(scanner.make(name, y, *s)(y))[None], tune.truth)["psnr_db"] for s in settings}
+                    best = max(tried, key=lambda s: tried[s])
                 chosen[name] = best
                 images, ideal = [], []
                 for i, (k, k0) in enumerate(zip(test.kspace, clean.kspace, strict=True)):
                     y = jnp.asarray(k * scanner.mask)
-                    reconstruct = scanner.make(name, y, best)
+                    reconstruct = scanner.make(name, y, *best)
                     images.append(np.asarray(reconstruct(y)))
                     ideal.append(np.asarray(reconstruct(jnp.asarray(k0 * scanner.mask))))
                     if i == 0:
@@ -125,7 +131,8 @@ def function(config: Config, run: Run) -> None:
             if r == shown:
                 pictured[name] = (np.abs(images[0]), noise_map)
             artefact = scores(np.stack(ideal), clean.truth)["nmse"]
-            run.metric(f"R = {r}: {name}", **scores(np.stack(images), test.truth), noise=noise, artefact=artefact, weight=float(best))
+            setting = {"weight": float(best[0]), "lines": best[1]}
+            run.metric(f"R = {r}: {name}", **scores(np.stack(images), test.truth), noise=noise, artefact=artefact, **setting)
 
     with run.stage("report"):
         title = config.title or "Parallel imaging: one linear rule, or a network, from the calibration lines"
@@ -140,14 +147,14 @@ def function(config: Config, run: Run) -> None:
         bottom: list[Any] = [None]
         for name, (image, noise_map) in pictured.items():
             score = run.metrics["methods"][f"R = {shown}: {name}"]
-            top.append(pictures.Panel(image, f"{name}, R = {shown}", f"{score['psnr_db']:.1f} dB", window, pixel_size=test.spacing))
+            top.append(pictures.Panel(image, name, f"{score['psnr_db']:.1f} dB", window, pixel_size=test.spacing))
             middle.append(pictures.Panel(errors[name], "error", f"without noise: NMSE {score['artefact']:.1e}", symmetric, colors="RdBu_r"))
             bottom.append(pictures.Panel(noise_map, "noise amplification", f"median {score['noise']:.2f}", (0.0, high), colors="magma"))
-        overview = pictures.png(pictures.grid([top, middle, bottom], title))
+        overview = pictures.png(pictures.grid([top, middle, bottom], f"{title} (R = {shown})"))
         run.write("overview.png", overview)
         report = standard_report(run, title, config.description, DEFINITIONS | MORE)
         report.picture("Overview", overview, SPLIT)
-        report.table("Metrics", run.metrics["methods"], ("psnr_db", "ssim", "nmse", "noise", "artefact", "weight"))
+        report.table("Metrics", run.metrics["methods"], ("psnr_db", "ssim", "nmse", "noise", "artefact", "weight", "lines"))
         run.write("report.html", report.html())
 
 
