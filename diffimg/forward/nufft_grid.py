@@ -245,7 +245,7 @@ def _times(imaginary, x):
 # AᴴA
 
 
-_KERNEL_TOLERANCE = 1e-6  # the kernel is built once, so its own error is kept far below that of the samples
+_KERNEL_TOLERANCE = {4: 1e-6, 8: 1e-12}  # by bytes of a real; built once, so the kernel's own error is kept far below that of the samples
 
 
 def toeplitz_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -256,8 +256,8 @@ def toeplitz_shape(image_shape: tuple[int, ...]) -> tuple[int, ...]:
 def normal_spectrum(image_shape: tuple[int, ...], trajectory: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """AᴴWA is a convolution with the weights' inverse transform: that kernel's spectrum, real, ``[*toeplitz_shape]``."""
     doubled = tuple(2 * n for n in image_shape)
-    p = plan(doubled, _KERNEL_TOLERANCE, 2.0)
     real = trajectory.dtype
+    p = plan(doubled, _KERNEL_TOLERANCE[real.itemsize], 2.0)
     w = jnp.ones(trajectory.shape[:-1], real) if weights is None else weights.astype(real)
     kernel = samples_adjoint(p, lax.complex(w, jnp.zeros_like(w)), trajectory)
     # Lags −n … n−1 at index n + lag; lag −n is not needed. N^{-1/2} of A and of Aᴴ against (2^d N)^{-1/2} of this transform.

@@ -86,6 +86,8 @@ def combine(images: Any, coils: Any, ndim: int = 2) -> jnp.ndarray:
     """
     images, coils = jnp.asarray(images), jnp.asarray(coils)
     check.trailing_shape("images", images, tuple(coils.shape[coils.ndim - ndim - 1 :]), "coil, *spatial")
+    check.finite("images", images)
+    check.finite("coils", coils)
     power = jnp.sum((coils * jnp.conj(coils)).real, axis=-ndim - 1)
     seen = power > 1e-12 * jnp.max(power)
     return jnp.where(seen, jnp.sum(jnp.conj(coils) * images, axis=-ndim - 1) / jnp.where(seen, power, 1.0), 0.0)

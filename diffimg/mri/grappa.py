@@ -49,6 +49,12 @@ def undersampling(kspace: Any, acceleration: int | None = None) -> Undersampling
     lines = np.nonzero(seen)[0]
     if not lines.size:
         check.fail("kspace", "measured lines", "zeros only")
+    columns = np.any(kspace != 0, axis=(0, 1))
+    if seen.all() and not columns.all():
+        got = f"all lines, and {np.count_nonzero(~columns)} empty columns"
+        check.fail(
+            "kspace", "lines missing along y, the middle axis", got, "Swap the axes, as for fastMRI's layout: kspace.swapaxes(1, 2)."
+        )
     edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(int), [0]])))
     runs = edges.reshape(-1, 2)
     longest = runs[np.argmax(runs[:, 1] - runs[:, 0])]
@@ -133,6 +139,9 @@ def calibrate(
     if check.is_concrete(scale) and not float(scale) > 0:
         check.fail("acs", "calibration lines with signal", "zeros only")
     source, target = training_pairs(region / scale, acceleration, kernel)
+    if source.shape[0] < source.shape[1]:
+        remedy = "Measure more lines around the centre (acs=), or take a smaller kernel."
+        check.fail("acs", f"at least as many positions of the kernel as its {source.shape[1]} weights", f"{source.shape[0]}", remedy)
     weight = jnp.sqrt(balance(jnp.mean(jnp.abs(source) ** 2, axis=1, keepdims=True), weighting))
     source, target = source * weight, target.reshape(target.shape[0], -1) * weight
     gram = jnp.matmul(jnp.conj(source.T), source, precision=lax.Precision.HIGHEST)

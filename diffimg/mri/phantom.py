@@ -167,6 +167,7 @@ def acquire(image: Any, shape: tuple[int, int], coils: Any = None, *, noise: flo
         ValueError: shapes that are no multiple, noise without a key.
     """
     image = jnp.asarray(image)
+    check.finite("image", image)
     fine = image.shape[-2:]
     if any(f % n for f, n in zip(fine, shape, strict=True)):
         check.fail("image", f"fine axes that are multiples of {tuple(shape)}", str(tuple(fine)), "See brain(oversampling=…).")

@@ -46,6 +46,8 @@ def design_pulse(
     S. Conolly, D. Nishimura, A. Macovski, IEEE Trans. Med. Imaging 5 (1986) 106 (optimal control of the Bloch equation).
     """
     z, target = jnp.asarray(z), jnp.asarray(target)
+    check.finite("z", z)
+    check.finite("target", target)
     check.shape("target", target, tuple(z.shape), "[position]")
     weights = jnp.ones(z.shape) if weights is None else jnp.asarray(weights)
     check.shape("weights", weights, tuple(z.shape), "[position]")

@@ -35,6 +35,7 @@ def zero_filled(y: Any, operator: Operator) -> jnp.ndarray:
 
 def coil_images(kspace: Any, ndim: int = 2) -> jnp.ndarray:
     """The root of the sum of squares of the coils' zero-filled images, ``[..., coil, *spatial]`` → ``[..., *spatial]`` real."""
+    check.finite("kspace", kspace, "Samples that were not measured are zero.")
     return root_sum_of_squares(ifft(kspace, ndim), axis=-ndim - 1)
 
 

@@ -151,12 +151,15 @@ def multi_echo(
     readout: float = 2e-3, prephase: float = 5e-4,
 ) -> Acquisition:  # fmt: skip
     """A train of spin echoes after one excitation (CPMG), the same line in each: k-space ``[echo, y, x]`` at TE = spacing,
-    2·spacing, …"""
+    2·spacing, …
+
+    The refocusing pulses are hard, turn all slices, and lie 90° ahead of the excitation's phase, so that their errors cancel in the train.
+    """
     e = _Encoder(shape, fov, readout, prephase)
     check.positive_int("echoes", echoes)
     pulse = hard_pulse(math.pi / 2, phase=-math.pi / 2) if pulse is None else pulse
     start = excitation(pulse, thickness)
-    refocus = excitation(hard_pulse(math.pi))
+    refocus = excitation(hard_pulse(math.pi, phase=jnp.angle(jnp.sum(jnp.asarray(pulse.rf))) + math.pi / 2))
     half = _time(refocus) / 2
     parts = []
     for line in range(e.ny):

@@ -27,11 +27,13 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(request, tmp_path_factory):
-    """Run one of the module's ``JOBS``, look at its files, and return its metrics."""
+    """Run one of the module's ``JOBS`` (or with other settings), look at its files, and return its metrics."""
 
-    def run(name):
+    def run(name, settings=None):
         folder = tmp_path_factory.mktemp(name) / "run"
-        result = CliRunner().invoke(app, ["run", name, "--out", str(folder), *sets(*request.module.JOBS[name])])
+        result = CliRunner().invoke(
+            app, ["run", name, "--out", str(folder), *sets(*(request.module.JOBS[name] if settings is None else settings))]
+        )
         assert result.exit_code == 0, result.output
         parse((folder / "report.html").read_text(encoding="utf-8"))
         assert (folder / "overview.png").stat().st_size > 20_000

@@ -138,3 +138,10 @@ def test_compressed_sensing(job):
 def test_parallel_imaging(job):
     m = job("mri_parallel")
     assert m["R = 2: GRAPPA"]["psnr_db"] > m["R = 2: zero-filled"]["psnr_db"] + 3
+
+
+@pytest.mark.slow
+def test_calibrated_methods_keep_their_promises_at_fourfold_acceleration(job):
+    m = job("mri_parallel", ["methods.accelerations=[4]", 'methods.networks=["raki"]', "methods.replicas=6"])
+    assert m["R = 4: GRAPPA"]["psnr_db"] > m["R = 4: SENSE"]["psnr_db"] - 0.5
+    assert m["R = 4: raki"]["noise"] < m["R = 4: GRAPPA"]["noise"] < m["R = 4: GRAPPA, unweighted"]["noise"]

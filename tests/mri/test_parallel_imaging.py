@@ -169,6 +169,10 @@ def test_refused(scan):
     coils, _, kspace = scan
     with pytest.raises(ValueError, match=r"acs.*Measure at least"):
         mri.grappa(kspace * mri.sampling.equispaced_mask(SHAPE, 4, 3))
+    with pytest.raises(ValueError, match=r"acs.*weights"):
+        mri.calibrate(kspace[:, 10:16], 4, (2, 31))
+    with pytest.raises(ValueError, match=r"swapaxes"):
+        mri.grappa(kspace * mri.sampling.equispaced_mask(SHAPE[::-1], 4, 12).T)
     with pytest.raises(ValueError, match="regular pattern"):
         mri.grappa(kspace * mri.sampling.random_mask(SHAPE, 2, jax.random.key(0), acs=8))
     with pytest.raises(ValueError, match="acs"):

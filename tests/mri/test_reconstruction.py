@@ -105,6 +105,13 @@ def test_solution_is_differentiable_in_the_maps(x64):
     np.testing.assert_allclose(np.vdot(np.conj(jax.grad(value)(maps)), step).real, difference, rtol=1e-4)
 
 
+def test_samples_that_are_nan_are_refused():
+    bad = np.full((2, 4, 4), np.nan + 0j)
+    for call in (mri.coil_images, lambda v: mri.combine(v, np.ones_like(v)), lambda v: mri.acquire(v, (4, 4))):
+        with pytest.raises(ValueError, match="finite"):
+            call(bad)
+
+
 def test_refused(scan):
     coils, _, kspace = scan
     A = forward.MaskedFFT(np.ones((N, N), bool), coils)

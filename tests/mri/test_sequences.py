@@ -93,6 +93,15 @@ def test_off_resonance_is_refocused_by_the_spin_echo_only(x64):
     assert turned == pytest.approx(-2 * np.pi * 30 * 5e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.7])
+def test_errors_of_the_refocusing_pulses_cancel_in_a_train(phase):
+    train = sequences.multi_echo(
+        (2, 2), 0.2, tr=0.4, spacing=0.02, echoes=4, thickness=5e-3, pulse=mri.sinc_pulse(np.pi / 2, 2e-3, phase=phase)
+    )
+    echoes = np.abs(np.asarray(train.run(Spins(np.zeros(3), b1=0.85))))[:, 0, 0]
+    assert echoes.min() > 0.95 * echoes[0]
+
+
 def test_small_tip_profile_is_the_pulses_fourier_transform(x64):
     """Pauly et al. 1989: M_xy ≈ i γ ∫B₁ e^{−ik z}, for small angles."""
     pulse = mri.sinc_pulse(0.05, 2e-3, time_bandwidth=4.0)

@@ -26,7 +26,7 @@ class Solver(Section):
     steps: int = Field(default=200, ge=1)
     sense_steps: list[int] = Field(default=[10, 20, 40, 80], min_length=1)
     weights: list[float] = Field(default=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], min_length=1)
-    coil_maps: Literal["true", "espirit"] = "true"
+    coil_maps: Literal["known", "espirit"] = "known"
 
 
 class Config(Experiment):

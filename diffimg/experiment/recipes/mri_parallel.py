@@ -21,6 +21,7 @@ class Methods(Section):
     kernel_lines: list[int] = Field(default=[2, 4], min_length=1)
     kernel_width: int = Field(default=9, ge=1)  # samples along the readout
     sense_weights: list[float] = Field(default=[1e-4, 1e-3, 3e-3, 1e-2, 3e-2], min_length=1)
+    sense_steps: list[int] = Field(default=[40], min_length=1)
     grappa_weights: list[float] = Field(default=[1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1], min_length=1)
     networks: list[str] = ["raki", "residual", "linear-residual"]
     network_steps: int = Field(default=400, ge=1)
@@ -38,7 +39,7 @@ MORE = {
     "noise": "median over the brain of the standard deviation of |image| under fresh noise, over that of fully sampled data (replicas)",
     "artefact": "NMSE of the same reconstruction (trained on noisy data) applied to data without noise",
     "weight": "λ, chosen on the tuning slice",
-    "lines": "of the GRAPPA kernel, chosen on the tuning slice",
+    "size": "lines of the GRAPPA kernel, or steps of SENSE's conjugate gradients, chosen on the tuning slice",
 }
 
 GRAPPA, PLAIN = "GRAPPA", "GRAPPA, unweighted"
@@ -60,7 +61,7 @@ class _Scanner:
         self.r, self.steps, self.coils, self.key = r, config.methods.network_steps, coils, key
         self.width = config.methods.kernel_width
 
-    def make(self, name: str, kspace: Any, weight: float, lines: int) -> Any:
+    def make(self, name: str, kspace: Any, weight: float, size: int) -> Any:
         import importlib
 
         from diffimg import mri
@@ -70,12 +71,12 @@ class _Scanner:
         if name == "zero-filled":
             return lambda k: mri.combined_image(k, coils)
         if name == "SENSE":
-            return lambda k: mri.sense(k, operator, 40, regularization=weight).x
+            return lambda k: mri.sense(k, operator, size, regularization=weight).x
         if name in (GRAPPA, PLAIN):
-            kernel = mri.calibrate(region, self.r, (lines, self.width), weight, weighting=1.0 if name == GRAPPA else 0.0)
+            kernel = mri.calibrate(region, self.r, (size, self.width), weight, weighting=1.0 if name == GRAPPA else 0.0)
             return lambda k: mri.combined_image(mri.fill(k, kernel, pattern), coils)
         raki = importlib.import_module("diffimg.mri.raki")
-        network = mri.Raki(variant=name, steps=self.steps, kernel=(lines, self.width), regularization=weight)
+        network = mri.Raki(variant=name, steps=self.steps, kernel=(size, self.width), regularization=weight)
         parameters, linear = raki.fit(region, self.r, network, self.key)
         return lambda k: mri.combined_image(raki.apply(k, parameters, linear, network, pattern), coils)
 
@@ -100,7 +101,7 @@ def function(config: Config, run: Run) -> None:
         full = np.asarray(mri.full_deviation(test.coils, scan.noise)) / np.sqrt(2)
         inside = test.inside[0]
     tuned = list(itertools.product(m.grappa_weights, m.kernel_lines))
-    candidates = {"zero-filled": [(0.0, 0)], "SENSE": [(w, 0) for w in m.sense_weights], PLAIN: tuned, GRAPPA: tuned}
+    candidates = {"zero-filled": [(0.0, 0)], "SENSE": list(itertools.product(m.sense_weights, m.sense_steps)), PLAIN: tuned, GRAPPA: tuned}
     shown = m.accelerations[-1]
     pictured: dict[str, Any] = {}
     for r in m.accelerations:
@@ -131,7 +132,7 @@ def function(config: Config, run: Run) -> None:
             if r == shown:
                 pictured[name] = (np.abs(images[0]), noise_map)
             artefact = scores(np.stack(ideal), clean.truth)["nmse"]
-            setting = {"weight": float(best[0]), "lines": best[1]}
+            setting = {"weight": float(best[0]), "size": best[1]}
             run.metric(f"R = {r}: {name}", **scores(np.stack(images), test.truth), noise=noise, artefact=artefact, **setting)
 
     with run.stage("report"):
@@ -154,7 +155,7 @@ def function(config: Config, run: Run) -> None:
         run.write("overview.png", overview)
         report = standard_report(run, title, config.description, DEFINITIONS | MORE)
         report.picture("Overview", overview, SPLIT)
-        report.table("Metrics", run.metrics["methods"], ("psnr_db", "ssim", "nmse", "noise", "artefact", "weight", "lines"))
+        report.table("Metrics", run.metrics["methods"], ("psnr_db", "ssim", "nmse", "noise", "artefact", "weight", "size"))
         run.write("report.html", report.html())
 
 
