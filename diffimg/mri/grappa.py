@@ -49,12 +49,11 @@ def undersampling(kspace: Any, acceleration: int | None = None) -> Undersampling
     lines = np.nonzero(seen)[0]
     if not lines.size:
         check.fail("kspace", "measured lines", "zeros only")
-    columns = np.any(kspace != 0, axis=(0, 1))
-    if seen.all() and not columns.all():
-        got = f"all lines, and {np.count_nonzero(~columns)} empty columns"
-        check.fail(
-            "kspace", "lines missing along y, the middle axis", got, "Swap the axes, as for fastMRI's layout: kspace.swapaxes(1, 2)."
-        )
+    columns = np.flatnonzero(np.any(kspace != 0, axis=(0, 1)))
+    gaps = int(columns[-1] - columns[0] + 1 - columns.size)  # empty columns at the edges are a partial echo
+    if seen.all() and gaps:
+        remedy = "Swap the axes, as for fastMRI's layout: kspace.swapaxes(1, 2)."
+        check.fail("kspace", "lines missing along y, the middle axis", f"all lines, and {gaps} empty columns between others", remedy)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(int), [0]])))
     runs = edges.reshape(-1, 2)
     longest = runs[np.argmax(runs[:, 1] - runs[:, 0])]

@@ -66,6 +66,8 @@ def test_pattern_is_read_off_the_data(scan):
     p = mri.undersampling(kspace * mri.sampling.equispaced_mask(SHAPE, 3, 11, offset=2))
     assert (p.acceleration, p.offset) == (3, 2) and p.measured.sum() == mri.sampling.equispaced_mask(SHAPE, 3, 11, offset=2)[:, 0].sum()
     np.testing.assert_array_equal(mri.grappa(kspace), kspace)
+    partial = kspace * (np.arange(SHAPE[1]) > 8)  # an echo that was not measured from its beginning
+    np.testing.assert_array_equal(mri.grappa(partial), partial)
 
 
 def test_kernel_is_least_squares(scan):
