@@ -8,7 +8,7 @@ import numpy as np
 
 from diffimg.core import check
 from diffimg.experiment.pictures import png
-from diffimg.forward.nuclei import GAMMA
+from diffimg.forward.nuclei import Nucleus, named
 from diffimg.forward.sequence import Sequence
 from diffimg.mri.sequences import kspace_path
 
@@ -16,7 +16,9 @@ _ROWS = (("RF", "µT"), ("G_z (slice)", "mT/m"), ("G_y (phase)", "mT/m"), ("G_x 
 _COLOURS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#222222")  # colour-blind safe (Okabe & Ito)
 
 
-def sequence_picture(sequence: Sequence, *, repetition: int | None = None, title: str = "") -> bytes:
+def sequence_picture(
+    sequence: Sequence, *, repetition: int | None = None, title: str = "", nucleus: str | Nucleus = "1H"
+) -> bytes:
     """The pulse-sequence diagram of one repetition beside its path through k-space, as PNG bytes.
 
     The gradients of all other repetitions of the same timing lie behind it in grey, and so do all samples of the sequence in k-space.
@@ -24,7 +26,7 @@ def sequence_picture(sequence: Sequence, *, repetition: int | None = None, title
     Args:
         sequence: with known leaves.
         repetition: which one, counted by ideal spoilers (or, without any, by excitations); by default a third of the way through.
-        title: above the picture.
+        title: above the picture. nucleus: whose angles and k-space are drawn.
 
     Raises:
         ValueError: another object, a sequence that is being traced, a repetition that it lacks.
@@ -36,6 +38,7 @@ def sequence_picture(sequence: Sequence, *, repetition: int | None = None, title
         check.fail("sequence", "a Sequence", type(sequence).__name__, "E.g. mri.sequences.gradient_echo(...).sequence.")
     if not all(check.is_concrete(v) for v in (sequence.duration, sequence.rf, sequence.gradient)):
         check.fail("sequence", "known values", "one that is being traced", "Draw it outside jit and grad.")
+    gamma = named(nucleus).gamma
     parts = _repetitions(sequence)
     chosen = len(parts) // 3 if repetition is None else repetition
     if isinstance(chosen, bool) or not isinstance(chosen, (int, np.integer)):
@@ -67,7 +70,7 @@ def sequence_picture(sequence: Sequence, *, repetition: int | None = None, title
             everywhere = np.abs(_wave(sequence, row, slice(None)))
             if row == 0:
                 everywhere = everywhere[~_hard(sequence)]
-                _draw_hard_pulses(ax, sequence, part, edges)
+                _draw_hard_pulses(ax, sequence, part, edges, gamma)
             size = max(everywhere.max(initial=0), 1e-3) * 1.3
             ax.set_ylim(-size, size)
         else:
@@ -81,7 +84,7 @@ def sequence_picture(sequence: Sequence, *, repetition: int | None = None, title
         ax.tick_params(labelsize=9, labelbottom=row == 4)
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
-    _draw_path(figure.add_subplot(grid[:, 1]), sequence, part)
+    _draw_path(figure.add_subplot(grid[:, 1]), sequence, part, nucleus)
     return png(figure)
 
 
@@ -116,13 +119,13 @@ def _hard(sequence):
     return (np.asarray(sequence.rf) != 0) & (np.asarray(sequence.duration) < 1e-5)
 
 
-def _draw_hard_pulses(ax, sequence, part, edges):
+def _draw_hard_pulses(ax, sequence, part, edges, gamma):
     """Arrows with the angle, without a scale."""
     rf, duration = np.asarray(sequence.rf)[part], np.asarray(sequence.duration)[part]
     for i in np.flatnonzero(_hard(sequence)[part]):
         if i and rf[i - 1] != 0:
             continue  # inside a shaped pulse
-        angle = np.degrees(GAMMA * abs(rf[i]) * duration[i])
+        angle = np.degrees(abs(gamma) * abs(rf[i]) * duration[i])
         ends = {"xy": (edges[i], 0.8), "xytext": (edges[i], 0.5), "xycoords": ("data", "axes fraction")}
         ax.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": _COLOURS[0], "linewidth": 1.8})
         ax.text(
@@ -139,8 +142,8 @@ def _wave(sequence, row, part):
     return np.asarray(sequence.gradient)[part, 3 - row] * 1e3
 
 
-def _draw_path(ax: Any, sequence: Sequence, part: slice) -> None:
-    path = kspace_path(sequence)
+def _draw_path(ax: Any, sequence: Sequence, part: slice, nucleus: str | Nucleus) -> None:
+    path = kspace_path(sequence, nucleus)
     samples = np.asarray(sequence.samples)
     ax.plot(*path[samples][:, :2].T, ".", color="#c8c8c8", markersize=2.5, label="all samples")
     here = path[part][:, :2]

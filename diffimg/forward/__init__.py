@@ -11,6 +11,7 @@ from diffimg.forward.cone_beam import ConeBeam, Helical
 from diffimg.forward.fan_beam import FanBeam
 from diffimg.forward.fourier import MaskedFFT, fft, ifft
 from diffimg.forward.geometry import ParallelBeam
+from diffimg.forward.isochromats import isochromats
 from diffimg.forward.modular import Modular
 from diffimg.forward.nuclei import NUCLEI, Nucleus, bulk_magnetization, larmor_frequency, polarization
 from diffimg.forward.nufft import NUFFT
@@ -76,6 +77,7 @@ __all__ = [
     "flux",
     "gaussian_psf",
     "ifft",
+    "isochromats",
     "larmor_frequency",
     "off_resonance",
     "phase_graph",

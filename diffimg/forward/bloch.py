@@ -24,7 +24,7 @@ from diffimg.core.pytree import pytree
 from diffimg.forward.bloch_excitation import excite, outer
 from diffimg.forward.bloch_readout import free_signal, phasors, product
 from diffimg.forward.bloch_segments import BLOCKS, segments
-from diffimg.forward.nuclei import GAMMA
+from diffimg.forward.nuclei import Nucleus, named
 from diffimg.forward.sequence import Sequence
 
 _CHUNK = 2**14  # spins at once on a CPU: their state stays in its cache
@@ -99,7 +99,7 @@ def simulate(
     initial: Any = None,
     receive: Any = None,
     history: bool = False,
-    gamma: float = GAMMA,
+    nucleus: str | Nucleus = "1H",
 ) -> Simulation:
     """Play a sequence to a set of spins.
 
@@ -113,7 +113,7 @@ def simulate(
         initial: magnetization at the start, ``[*spins, 3]``; default: equilibrium, (0, 0, m0).
         receive: complex sensitivities ``[coil, *spins]``, conjugate phases included; default: one coil that sees all spins alike.
         history: also return the magnetization after every interval (memory: intervals × spins).
-        gamma: of the nucleus, rad/s/T.
+        nucleus: its name, or one of your own (``forward.Nucleus``).
 
     Returns:
         A ``Simulation``.
@@ -121,7 +121,7 @@ def simulate(
     Raises:
         ValueError: shapes that do not fit.
     """
-    shape, count = spins.shape, math.prod(spins.shape)
+    shape, count, gamma = spins.shape, math.prod(spins.shape), named(nucleus).gamma
     given = (spins.position, spins.t1, spins.m0, sequence.gradient)
     dtype = jnp.finfo(jnp.result_type(*(jnp.asarray(v) for v in given), jnp.float32)).dtype
     flat = [jnp.broadcast_to(jnp.asarray(spins.position, dtype), (*shape, 3)).reshape(count, 3).T]

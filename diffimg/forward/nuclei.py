@@ -39,24 +39,24 @@ NUCLEI = {
 GAMMA = NUCLEI["1H"].gamma
 
 
-def nucleus(which: str | Nucleus) -> Nucleus:
-    """A nucleus by its name: "1H", "3He", "23Na" or "31P"."""
-    if isinstance(which, Nucleus):
-        return which
-    check.one_of("nucleus", which, NUCLEI)
-    return NUCLEI[which]
+def named(nucleus: str | Nucleus) -> Nucleus:
+    """A nucleus by its name: "1H", "3He", "23Na" or "31P"; another one as a ``Nucleus``, which is returned."""
+    if isinstance(nucleus, Nucleus):
+        return nucleus
+    check.one_of("nucleus", nucleus, NUCLEI, remedy="Or pass a Nucleus of your own.")
+    return NUCLEI[nucleus]
 
 
-def larmor_frequency(b0: Any, which: str | Nucleus = "1H") -> Any:
+def larmor_frequency(b0: Any, nucleus: str | Nucleus = "1H") -> Any:
     """ω₀ = γ B₀ in rad/s for a field in T; negative where γ is: those spins turn the other way."""
-    return nucleus(which).gamma * b0
+    return named(nucleus).gamma * b0
 
 
-def bulk_magnetization(density: Any, b0: Any, temperature: Any = 310.0, which: str | Nucleus = "1H") -> Any:
+def bulk_magnetization(density: Any, b0: Any, temperature: Any = 310.0, nucleus: str | Nucleus = "1H") -> Any:
     """M₀ = ρ γ² ħ² I(I + 1) B₀/(3 k T), in A/m: what the thermal surplus of aligned spins adds up to.
 
     Args:
-        density: ρ, nuclei per m³ (water protons: 6.7e28). b0: T. temperature: K. which: the nucleus.
+        density: ρ, nuclei per m³ (water protons: 6.7e28). b0: T. temperature: K. nucleus: its name.
 
     Raises:
         ValueError: a temperature that is not positive.
@@ -64,21 +64,21 @@ def bulk_magnetization(density: Any, b0: Any, temperature: Any = 310.0, which: s
     P. Curie's law; A. Abragam, The Principles of Nuclear Magnetism, Oxford 1961. It is the limit γħB₀ ≪ kT, to 1e-11 at 3 T and 310 K.
     """
     check.minimum("temperature", temperature, 0.0, strict=True, remedy="Give it in kelvin.")
-    n = nucleus(which)
+    n = named(nucleus)
     return density * (n.gamma * HBAR * math.sqrt(n.spin * (n.spin + 1))) ** 2 * b0 / (3 * BOLTZMANN * temperature)
 
 
-def polarization(b0: Any, temperature: Any = 310.0, which: str | Nucleus = "1H") -> Any:
+def polarization(b0: Any, temperature: Any = 310.0, nucleus: str | Nucleus = "1H") -> Any:
     """Mean of m/I over the Boltzmann populations of the levels m = −I … I, with energies −mγħB₀: a few in a million.
 
     Args:
-        b0: T. temperature: K. which: the nucleus.
+        b0: T. temperature: K. nucleus: its name.
 
     Raises:
         ValueError: a temperature that is not positive.
     """
     check.minimum("temperature", temperature, 0.0, strict=True, remedy="Give it in kelvin.")
-    n = nucleus(which)
+    n = named(nucleus)
     levels = jnp.arange(-n.spin, n.spin + 0.5)
     exponent = jnp.asarray(n.gamma * HBAR / BOLTZMANN * b0 / temperature)[..., None] * levels
     weights = 1 + jnp.expm1(exponent)

@@ -16,15 +16,15 @@ from jax import lax
 
 from diffimg.core import check
 from diffimg.core.trigonometry import sincos
-from diffimg.forward.nuclei import BOLTZMANN, HBAR, Nucleus, nucleus
+from diffimg.forward.nuclei import BOLTZMANN, HBAR, Nucleus, named
 
 
-def torque(m: Any, b: Any, which: str | Nucleus = "1H") -> Any:
+def torque(m: Any, b: Any, nucleus: str | Nucleus = "1H") -> Any:
     """dM/dt = γ M × B.
 
     Args:
         m: ``[..., 3]``, magnetization in A/m or moments in A m²; the result is in that unit per second.
-        b: ``[..., 3]`` T; broadcasts with ``m``. which: the nucleus.
+        b: ``[..., 3]`` T; broadcasts with ``m``. nucleus: its name.
 
     Raises:
         ValueError: a last axis that is not 3, shapes that do not broadcast, complex values, NaN.
@@ -33,10 +33,10 @@ def torque(m: Any, b: Any, which: str | Nucleus = "1H") -> Any:
     """
     m, b = _vectors(m=m, b=b)
     _broadcast(m=m.shape, b=b.shape)
-    return jnp.cross(m, nucleus(which).gamma * b)
+    return jnp.cross(m, named(nucleus).gamma * b)
 
 
-def precess(m: Any, b: Any, time: Any, which: str | Nucleus = "1H") -> Any:
+def precess(m: Any, b: Any, time: Any, nucleus: str | Nucleus = "1H") -> Any:
     """M after ``time`` in a constant field: M turned about B by −γ|B|t (right-hand rule). Exact, and smooth at B = 0.
 
     Args:
@@ -50,7 +50,7 @@ def precess(m: Any, b: Any, time: Any, which: str | Nucleus = "1H") -> Any:
     m, b = _vectors(m=m, b=b)
     time = _real("time", time)
     _broadcast(m=m.shape[:-1], b=b.shape[:-1], time=time.shape)
-    turns = (-nucleus(which).gamma_bar * time)[..., None] * b
+    turns = (-named(nucleus).gamma_bar * time)[..., None] * b
     square = jnp.sum(turns * turns, axis=-1, keepdims=True)
     small = square < 1e-6
     length = jnp.sqrt(jnp.where(small, 1.0, square))
@@ -62,14 +62,14 @@ def precess(m: Any, b: Any, time: Any, which: str | Nucleus = "1H") -> Any:
     return m + cos * twice + jnp.cross(axis, twice)
 
 
-def thermal_ensemble(key: Any, count: int, b0: Any, temperature: Any = 310.0, which: str | Nucleus = "1H", boost: Any = 1.0) -> Any:
+def thermal_ensemble(key: Any, count: int, b0: Any, temperature: Any = 310.0, nucleus: str | Nucleus = "1H", boost: Any = 1.0) -> Any:
     """Single nuclear moments in thermal equilibrium in a field along z: vectors on the 2I + 1 cones of the quantum levels.
 
     The level m = −I … I has the weight e^{mγħB₀·boost/(kT)}, the moment μ_z = γħm and |μ_xy| = γħ√(I(I+1) − m²) at a random phase. The
     mean of μ_z is γħI·``polarization``, and times the density it is ``bulk_magnetization``; that of μ_xy is zero.
 
     Args:
-        key: random key. count: of spins. b0: T, along z; a scalar. temperature: K. which: the nucleus.
+        key: random key. count: of spins. b0: T, along z; a scalar. temperature: K. nucleus: its name.
         boost: multiplies the field in the exponent: with 1, a surplus of 1e-5 drowns in the noise of fewer than 1e10 spins.
 
     Returns:
@@ -80,7 +80,7 @@ def thermal_ensemble(key: Any, count: int, b0: Any, temperature: Any = 310.0, wh
 
     A. Abragam, The Principles of Nuclear Magnetism, Oxford 1961.
     """
-    count, n = check.positive_int("count", count), nucleus(which)
+    count, n = check.positive_int("count", count), named(nucleus)
     for name, value in (("b0", b0), ("temperature", temperature), ("boost", boost)):
         check.shape(name, check.array(name, value), (), remedy="Draw one ensemble for each value, e.g. with jax.vmap.")
     b0, boost = _real("b0", b0), _real("boost", boost)

@@ -1,7 +1,8 @@
 """Magnetic resonance imaging: from spins to k-space to images."""
 
 from diffimg.forward.bloch import Simulation, Spins, simulate
-from diffimg.forward.nuclei import NUCLEI, bulk_magnetization, larmor_frequency, polarization
+from diffimg.forward.isochromats import isochromats
+from diffimg.forward.nuclei import NUCLEI, Nucleus, bulk_magnetization, larmor_frequency, polarization
 from diffimg.forward.phase_graph import phase_graph, spin_echo_train, spoiled_train
 from diffimg.forward.sequence import Sequence
 from diffimg.forward.spins import precess, received_voltage, thermal_ensemble, torque
@@ -61,6 +62,7 @@ __all__ = [
     "Fit",
     "GrappaKernel",
     "LearnedMask",
+    "Nucleus",
     "PointSpread",
     "Pulse",
     "Raki",
@@ -101,6 +103,7 @@ __all__ = [
     "grappa_g_factor",
     "hard_pulse",
     "inversion_recovery",
+    "isochromats",
     "kspace_path",
     "kspace_trajectory",
     "larmor_frequency",

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
-from diffimg.forward.nuclei import GAMMA
+from diffimg.forward.nuclei import Nucleus, named
 
 
 @pytree
@@ -155,19 +155,21 @@ class SplineTrajectory:
         over = jnp.maximum(size - start, 0.0)
         return jnp.where(size > start, jnp.sign(k) * (start + room * jnp.tanh(over / room)), k)
 
-    def gradients(self, dwell: float, voxel_size: float) -> tuple[jax.Array, jax.Array]:
+    def gradients(self, dwell: float, voxel_size: float, nucleus: str | Nucleus = "1H") -> tuple[jax.Array, jax.Array]:
         """What the scanner must play: (G ``[shot, sample − 1]`` in T/m, slew rate ``[shot, sample − 2]`` in T/m/s), magnitudes.
 
         ``dwell``: s between samples. ``voxel_size``: m.
         """
-        g = jnp.diff(self(), axis=1) / (GAMMA * dwell * voxel_size)
+        g = jnp.diff(self(), axis=1) / (named(nucleus).gamma * dwell * voxel_size)
         size = lambda v: jnp.sqrt(jnp.sum(v * v, axis=-1) + 1e-30)  # noqa: E731
         return size(g), size(jnp.diff(g, axis=1) / dwell)
 
-    def violation(self, dwell: float, voxel_size: float, *, max_gradient: float = 0.04, max_slew: float = 180.0) -> jax.Array:
+    def violation(
+        self, dwell: float, voxel_size: float, *, max_gradient: float = 0.04, max_slew: float = 180.0, nucleus: str | Nucleus = "1H"
+    ) -> jax.Array:
         """Mean squared relative excess over the scanner's limits (T/m, T/m/s): 0 where it can be played. A penalty for training."""
         for name, value in (("dwell", dwell), ("voxel_size", voxel_size), ("max_gradient", max_gradient), ("max_slew", max_slew)):
             check.minimum(name, value, 0.0, strict=True)
-        g, s = self.gradients(dwell, voxel_size)
+        g, s = self.gradients(dwell, voxel_size, nucleus)
         excess = lambda v, top: jnp.mean(jnp.maximum(v / top - 1, 0) ** 2)  # noqa: E731
         return excess(g, max_gradient) + excess(s, max_slew)

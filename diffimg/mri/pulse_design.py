@@ -72,7 +72,7 @@ def _design(start, thickness, z, target, weights, steps, rate, energy, peak, pha
 
     def loss(parameters):
         p = pulse(parameters)
-        profile = slice_profile(excitation(p, thickness), z)
+        profile = slice_profile(excitation(p, thickness), z, nucleus=p.nucleus)
         if phase:
             difference = jnp.abs(profile - target) ** 2
         else:
@@ -91,4 +91,4 @@ def _design(start, thickness, z, target, weights, steps, rate, energy, peak, pha
     parameters = jnp.stack([jnp.asarray(start.rf).real, jnp.asarray(start.rf).imag]) / scale
     (parameters, _), history = jax.lax.scan(step, (parameters, optimizer.init(parameters)), None, length=steps)
     final = pulse(parameters)
-    return Design(final, slice_profile(excitation(final, thickness), z), history)
+    return Design(final, slice_profile(excitation(final, thickness), z, nucleus=final.nucleus), history)

@@ -263,7 +263,7 @@ def test_nuclei():
     m = nuclei.bulk_magnetization(6.7e28, 1.5, 310.0)
     expected = 6.7e28 * (nuclei.GAMMA * scipy.constants.hbar) ** 2 * 1.5 / (4 * scipy.constants.k * 310)
     assert m == pytest.approx(expected, rel=1e-6)
-    sodium = nuclei.nucleus("23Na")
+    sodium = nuclei.named("23Na")
     assert nuclei.bulk_magnetization(1.0, 1.0, 300.0, sodium) == pytest.approx(
         (sodium.gamma * scipy.constants.hbar) ** 2 * 1.5 * 2.5 / (3 * scipy.constants.k * 300), rel=1e-6
     )
@@ -271,7 +271,7 @@ def test_nuclei():
 
 @pytest.mark.parametrize("which", ["1H", "23Na"])
 def test_bulk_magnetization_is_that_of_the_boltzmann_populations(which, x64):
-    n = nuclei.nucleus(which)
+    n = nuclei.named(which)
     moment = nuclei.polarization(1.5, 310.0, which) * n.spin * n.gamma * scipy.constants.hbar
     np.testing.assert_allclose(moment, nuclei.bulk_magnetization(1.0, 1.5, 310.0, which), rtol=1e-5)
 

@@ -178,7 +178,7 @@ def test_voltage_is_the_derivative_of_the_flux(x64):
 def test_amplitude_of_the_voltage(which, x64):
     """ω₀ M₀ V B₁ sin α, at the Larmor frequency; a coil at right angles sees it a quarter of a turn later, one along B₀ sees nothing."""
     b0, flip, volume, b1 = 3.0, 0.7, 1e-9, 2e-5
-    n, m0 = nuclei.NUCLEI[which], nuclei.bulk_magnetization(6.7e28, b0, which=which)
+    n, m0 = nuclei.NUCLEI[which], nuclei.bulk_magnetization(6.7e28, b0, nucleus=which)
     omega = nuclei.larmor_frequency(b0, which)
     field = np.array([0, 0, b0])
     pulse = precess([0, 0, m0], [1e-5, 0, 0], flip / (n.gamma * 1e-5), which)
