@@ -11,10 +11,17 @@ FOLDER = pathlib.Path(__file__).parent
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "__main__", "harness", "peers", "mbirjax_worker"))
 
 
+def on_a_gpu() -> bool:
+    """Whether JAX computes on one."""
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time diffimg against its peers in one process run.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="; ".join(NAMES) + " (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="; ".join(NAMES) + " (default: all, gpu only on one)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--quick", action="store_true", help="small sizes, within a minute")
     parser.add_argument("--list", action="store_true", help="list the names")
@@ -31,9 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Error: --json: expected a file in a folder that exists, got {options.json}. Make the folder first.", file=sys.stderr)
         return 2
     tables = []
-    for name in options.names or NAMES:
+    for name in options.names or [n for n in NAMES if n != "gpu" or on_a_gpu()]:
         try:
             table = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
+        except RuntimeError as error:
+            if name != "gpu":
+                raise
+            print(f"Error: {error}", file=sys.stderr)
+            return 2
         except ModuleNotFoundError as error:
             print(f"Error: {name}: the peer {error.name} is not installed. Remedy: pip install -e '.[bench]'", file=sys.stderr)
             return 2

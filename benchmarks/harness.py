@@ -153,7 +153,7 @@ class Table:
                 r.peer,
                 _time(r.peer_s) if seconds else f"{r.peer_s:.4g}",
                 _time(r.peer_iqr_s),
-                f"{r.ratio:.1f}×",
+                "" if r.ratio != r.ratio else f"{r.ratio:.1f}×",
                 "" if r.agreement is None else f"{r.agreement:.1e}",
                 _time(r.compile_s),
                 r.note,
@@ -173,6 +173,10 @@ class Table:
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return ""
+    if seconds != seconds:
+        return ""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 

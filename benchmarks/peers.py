@@ -8,7 +8,7 @@ from diffimg.forward import FanBeam, ParallelBeam
 
 
 class Astra:
-    """ASTRA's CPU projector of a given model ("linear" is Joseph's, "line", "strip"), on this project's geometry.
+    """ASTRA's projector of a given model ("linear" is Joseph's, "line", "strip"; "cuda" for a GPU), on this project's geometry.
 
     Fan beams: "line" and "strip", flat detectors without offsets; they take and give images upside down.
     """
@@ -25,7 +25,7 @@ class Astra:
         if isinstance(geometry, FanBeam):
             distances = (float(geometry.source_distance), float(geometry.detector_distance))
             self.projection = astra.create_proj_geom("fanflat", *cells, angles, *distances)
-            model = f"{model}_fanflat"
+            model = model if model == "cuda" else f"{model}_fanflat"
         else:
             self.projection = astra.create_proj_geom("parallel", *cells, -angles)  # the mirror image
         self.projector = astra.create_projector(model, self.projection, self.volume)
