@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +20,9 @@ from benchmarks.peers import Astra
 from diffimg import data, forward, mri
 
 NOTES = (
-    "float32 and complex64; time of one of 20 calls that are waited for together (fewer where one takes long). Peers that are not "
+    "float32 and complex64; time of one of up to 20 calls that are waited for together. Peers that are not "
     "installed are left out. agreement: relative difference of own and peer's result (models differ, as on the CPU). ratio: peer over own."
 )
-CALLS = 20
 
 
 def run(quick: bool = False) -> Table:
@@ -29,7 +30,7 @@ def run(quick: bool = False) -> Table:
     if jax.default_backend() != "gpu":
         raise RuntimeError('gpu: expected a GPU as JAX\'s device, found none. Remedy: pip install -e ".[cuda13]", or leave this one out.')
     table = Table("gpu", "On one GPU, against GPU peers", NOTES)
-    for part in (_parallel, _fan, _cone, _nufft, _sense):
+    for part in (_nufft, _sense, _parallel, _fan, _cone):
         part(table, quick)
     return table
 
@@ -43,7 +44,7 @@ def _module(*names: str) -> list[Any] | None:
         return None
 
 
-def _many(call: Callable[[], Any], wait: Callable[[Any], Any] = jax.block_until_ready, calls: int = CALLS) -> Callable[[], Any]:
+def _many(call: Callable[[], Any], wait: Callable[[Any], Any], calls: int) -> Callable[[], Any]:
     def run():
         result = None
         for _ in range(calls):
@@ -54,15 +55,27 @@ def _many(call: Callable[[], Any], wait: Callable[[Any], Any] = jax.block_until_
     return run
 
 
-def _add(table, case, own, peer_name, peer, wait, read, seconds, calls=CALLS, note=""):
-    """A row; ``peer`` None: without one. ``read``: the peer's last result as an array shaped as ours."""
+def _calls(call, wait):
+    """As many as take a twentieth of a second together, at most 20; compiled and warm afterwards."""
+    wait(call())
+    start = time.perf_counter()
+    wait(call())
+    return int(min(20, max(1, 0.05 / (time.perf_counter() - start))))
+
+
+def _add(table, case, own, peer_name, peer, wait, read, seconds, note=""):
+    """A row, which is also printed at once; ``peer`` None: without one. ``read``: the peer's last result as an array shaped as ours."""
+    calls = _calls(own, jax.block_until_ready)
     if peer is None:
-        timing = clock(_many(own, calls=calls), 5, 2)
-        table.add(case, "", _per_call(timing, calls), Timing(float("nan"), float("nan"), None), None, seconds, note)
-        return
-    ours, theirs = alternate(_many(own, calls=calls), _many(peer, wait, calls), 5, 1)
-    agreement = difference(*(np.stack([np.real(v), np.imag(v)]) for v in (np.asarray(ours.result), read())))
-    table.add(case, peer_name, _per_call(ours, calls), _per_call(theirs, calls), agreement, seconds, note)
+        timing, other, agreement = clock(_many(own, jax.block_until_ready, calls), 5), Timing(math.nan, math.nan, None), None
+        peer_calls = 1
+    else:
+        peer_calls = _calls(peer, wait)
+        timing, other = alternate(_many(own, jax.block_until_ready, calls), _many(peer, wait, peer_calls), 5, 1)
+        agreement = difference(*(np.stack([np.real(v), np.imag(v)]) for v in (np.asarray(timing.result), read())))
+    own_time, peer_time = _per_call(timing, calls), _per_call(other, peer_calls)
+    table.add(case, peer_name if peer else "", own_time, peer_time, agreement, seconds, note)
+    print(f"{case}: {own_time.median * 1e3:.3f} ms, {peer_name} {peer_time.median * 1e3:.3f} ms, agreement {agreement}", flush=True)
 
 
 def _per_call(timing, calls):
@@ -116,7 +129,7 @@ def _parallel(table, quick):
                 sixteen = None if peer.forward is None else lambda: [peer.forward() for _ in range(16)][-1]
                 own = functools.partial(program, a, stack)
                 read = lambda: np.stack([sinogram()] * 16)  # noqa: E731
-                _add(table, f"parallel {size}, fourier: 16 slices", own, "ASTRA CUDA, in turn", sixteen, wait, read, seconds, 2)
+                _add(table, f"parallel {size}, fourier: 16 slices", own, "ASTRA CUDA, in turn", sixteen, wait, read, seconds)
 
 
 def _fan(table, quick):
@@ -157,13 +170,12 @@ def _cone(table, quick):
             backs = functools.partial(direct.direct_BP3D, projector, gx2, gy)
             wait = lambda _: cupy.cuda.Device().synchronize()  # noqa: E731, B023
             sinogram, volume = lambda: gy.get().transpose(1, 0, 2), lambda: gx2.get()  # noqa: B023
-        calls = CALLS if n < 200 else 4
         size, note = f"cone {n}³, {views} views", f"temporary memory {max(memory, back_memory) / 1e6:.0f} MB"
         own = functools.partial(program, operator, x)
-        _add(table, f"{size}: forward", own, "ASTRA CUDA", forwards, wait, sinogram, seconds, calls, note)
+        _add(table, f"{size}: forward", own, "ASTRA CUDA", forwards, wait, sinogram, seconds, note)
         if sinogram is not None:
             y = jnp.asarray(sinogram())
-        _add(table, f"{size}: back", functools.partial(back, operator, y), "ASTRA CUDA", backs, wait, volume, back_seconds, calls)
+        _add(table, f"{size}: back", functools.partial(back, operator, y), "ASTRA CUDA", backs, wait, volume, back_seconds)
 
 
 def _nufft(table, quick):
@@ -189,7 +201,7 @@ def _nufft(table, quick):
             call = functools.partial(p.execute, given, out)
             wait = lambda _: cupy.cuda.Device().synchronize()  # noqa: E731
             try:
-                seconds = clock(_many(call, wait), 3, 1).median
+                seconds = clock(_many(call, wait, 10), 3, 1).median
             except RuntimeError:
                 continue  # a method that this type or size has not
             if best is None or seconds < best[0]:
@@ -234,4 +246,4 @@ def _sense(table, quick):
 
         read = lambda: last[0].get()  # noqa: E731
     own = functools.partial(solve, operator, kspace)
-    _add(table, f"SENSE-CG {n}², {count} coils, {steps} steps", own, "SigPy", peer, wait, read, None, 2)
+    _add(table, f"SENSE-CG {n}², {count} coils, {steps} steps", own, "SigPy", peer, wait, read, None)

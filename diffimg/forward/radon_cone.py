@@ -26,12 +26,12 @@ from jax import lax
 from diffimg.core.pair import Pair, by_jvp, by_transposition, paired
 from diffimg.core.pytree import pytree, static
 from diffimg.forward import radon_fan, radon_lines
+from diffimg.forward.batches import in_steps
 from diffimg.forward.gathers import stored, take
 from diffimg.forward.poses import Poses
 from diffimg.forward.radon_fan import FanRays
 
 _UNROLLED = 4  # lines or views in one compiled loop body
-_WORK = 2**17  # numbers in one step: they stay in the cache
 
 
 @pytree
@@ -85,8 +85,12 @@ def backproject(cone: ConeRays, y: jax.Array) -> jax.Array:
 
 def _project(cone, x, moving=False):
     """``moving``: with the derivative in the rays that ``radon_fan`` describes."""
+    return in_steps(functools.partial(_project_in_steps, moving=moving), cone, x)
+
+
+def _project_in_steps(work, cone, x, moving):
     columns = _columns(cone, x)
-    shape = (_views_a_step(cone), cone.fan.slopes.shape[1] - 1, cone.rows + 1)
+    shape = (_views_a_step(cone, work), cone.fan.slopes.shape[1] - 1, cone.rows + 1)
     lines = (jnp.arange(columns.shape[0], dtype=x.dtype), columns)
     blocks = jax.tree.map(lambda v: v.reshape(-1, _UNROLLED, _UNROLLED, *v.shape[1:]), lines)
 
@@ -101,13 +105,13 @@ def _project(cone, x, moving=False):
 
         return lax.scan(block, jnp.zeros((*shape[:2], cone.rows), x.dtype), blocks)[0]
 
-    chunks, together = _chunks(cone)
+    chunks, together = _chunks(cone, work)
     return jnp.swapaxes(together(lax.map(some_views, chunks)), 1, 2)
 
 
-def _chunks(cone):
+def _chunks(cone, work):
     """The rays in chunks of views, and what puts results of the chunks together."""
-    views, chunk = cone.height.shape[0], _views_a_step(cone)
+    views, chunk = cone.height.shape[0], _views_a_step(cone, work)
     fill = -views % chunk
 
     def cut(v):
@@ -116,8 +120,8 @@ def _chunks(cone):
     return jax.tree.map(cut, cone), lambda v: v.reshape(-1, *v.shape[2:])[:views]
 
 
-def _views_a_step(cone):
-    return max(1, min(cone.height.shape[0], _WORK // (max(cone.fan.image_shape) * (cone.rows + 1))))
+def _views_a_step(cone, work):
+    return max(1, min(cone.height.shape[0], work // (max(cone.fan.image_shape) * (cone.rows + 1))))
 
 
 def _columns(cone, x):
@@ -193,6 +197,10 @@ def _inverse_magnification(cone, index, count):
 
 def _backproject(cone, y):
     """Lines a few at a time, for each of them all views; first the views with lines of rows, then those with lines of columns."""
+    return in_steps(_backproject_in_steps, cone, y)
+
+
+def _backproject_in_steps(work, cone, y):
     total = jnp.pad(jnp.cumsum(jnp.swapaxes(y, 1, 2), 2), ((0, 0), (0, 0), (1, 0))) * jnp.sign(cone.pitch)[:, None, None]
     order = jnp.argsort(cone.fan.steep, stable=True)
     fill = -order.shape[0] % _UNROLLED**2
@@ -200,15 +208,15 @@ def _backproject(cone, y):
     real = (jnp.arange(order.shape[0]) < order.shape[0] - fill).reshape(-1, _UNROLLED, _UNROLLED)
     views = jax.tree.map(lambda v: v[order].reshape(-1, _UNROLLED, _UNROLLED, *v.shape[1:]), (cone, total))
     ny, nx = cone.fan.image_shape
-    flat = _lines_of_views(cone, views, real, False, ny, nx)
-    steep = _lines_of_views(cone, views, real, True, nx, ny)
+    flat = _lines_of_views(work, cone, views, real, False, ny, nx)
+    steep = _lines_of_views(work, cone, views, real, True, nx, ny)
     return jnp.moveaxis(flat + jnp.swapaxes(steep, 0, 1), 2, 0)
 
 
-def _lines_of_views(cone, views, real, steep, lines, pixels):
+def _lines_of_views(work, cone, views, real, steep, lines, pixels):
     """What the views of one kind leave on their lines: ``[line, pixel, slice]``."""
     count, width = max(cone.fan.image_shape), cone.rows + 1
-    chunk = max(1, min(lines, _WORK // (count * width)))
+    chunk = max(1, min(lines, work // (count * width)))
     starts = jnp.arange(0, lines, chunk)
 
     def some_lines(start):
@@ -249,12 +257,16 @@ def _edges(cone, total, wanted, index):
 
 def _gradient(cone, x, y, moving=False):
     """Of ⟨y, project(cone, x)⟩ in the rays: a line of a chunk of views at a time. ``moving``: itself with the right derivative."""
+    return in_steps(functools.partial(_gradient_in_steps, moving=moving), cone, x, y)
+
+
+def _gradient_in_steps(work, cone, x, y, moving):
     columns = _columns(cone, x)
     y = jnp.swapaxes(y, 1, 2)
     y = jnp.pad(y, ((0, 0), (0, 0), (1, 0))) - jnp.pad(y, ((0, 0), (0, 0), (0, 1)))  # at the edges of the rows
-    chunks, together = _chunks(cone)
-    fill = -y.shape[0] % _views_a_step(cone)
-    parts = jnp.pad(y, ((0, fill), (0, 0), (0, 0))).reshape(-1, _views_a_step(cone), *y.shape[1:])
+    chunks, together = _chunks(cone, work)
+    fill = -y.shape[0] % _views_a_step(cone, work)
+    parts = jnp.pad(y, ((0, fill), (0, 0), (0, 0))).reshape(-1, _views_a_step(cone, work), *y.shape[1:])
     lines = (jnp.arange(columns.shape[0], dtype=x.dtype), columns)
 
     def some_views(part):

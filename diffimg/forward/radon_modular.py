@@ -26,11 +26,11 @@ from jax import lax
 
 from diffimg.core.pair import Pair, by_jvp, by_transposition, paired
 from diffimg.core.pytree import pytree, static
+from diffimg.forward.batches import in_steps
 from diffimg.forward.gathers import take
 from diffimg.forward.poses import Poses
 
 _UNROLLED = 2  # planes in one compiled loop body
-_WORK = 2**17  # numbers in one step: they stay in the cache
 _BEFORE, _ROUND = 2, 5  # zeros before a plane of voxels, and on both sides
 _ORDER = np.array([[0, 1, 2], [1, 0, 2], [2, 0, 1]])  # (depth, first, second lateral axis) of views along z, y, x
 
@@ -106,9 +106,13 @@ def _distance(rays, index):
 
 def _project(rays, x, moving=False):
     """``moving``: with the derivative in the rays described above."""
+    return in_steps(functools.partial(_project_in_steps, moving=moving), rays, x)
+
+
+def _project_in_steps(work, rays, x, moving):
     planes = _planes(x)
     interpolated = _moving_interpolated if moving else _interpolated
-    shape = (_views_a_step(rays), *rays.detector_shape)
+    shape = (_views_a_step(rays, work), *rays.detector_shape)
 
     def some_views(views):
         slopes = _slopes(views)
@@ -120,7 +124,7 @@ def _project(rays, x, moving=False):
 
         return lax.scan(step, jnp.zeros(shape, x.dtype), planes)[0]
 
-    chunks, together = _chunks(rays)
+    chunks, together = _chunks(rays, work)
     return together(lax.map(some_views, chunks))
 
 
@@ -135,14 +139,14 @@ def _planes(x):
     return jax.tree.map(lambda v: v.reshape(-1, _UNROLLED, *v.shape[1:]), (jnp.arange(count, dtype=x.dtype), planes))
 
 
-def _views_a_step(rays):
+def _views_a_step(rays, work):
     rows, columns = rays.detector_shape
-    return max(1, min(rays.source.shape[0], _WORK // (rows * columns)))
+    return max(1, min(rays.source.shape[0], work // (rows * columns)))
 
 
-def _chunks(rays):
+def _chunks(rays, work):
     """The rays in chunks of views, and what puts results of the chunks together."""
-    views, chunk = rays.source.shape[0], _views_a_step(rays)
+    views, chunk = rays.source.shape[0], _views_a_step(rays, work)
 
     def cut(v):
         return jnp.pad(v, ((0, -views % chunk), *((0, 0),) * (v.ndim - 1)), mode="edge").reshape(-1, chunk, *v.shape[1:])
@@ -202,19 +206,23 @@ _SPLINE = (
 
 
 def _backproject(rays, y):
+    return in_steps(_backproject_in_steps, rays, y)
+
+
+def _backproject_in_steps(work, rays, y):
     order = jnp.argsort(rays.axis, stable=True)
     views = jax.tree.map(lambda v: v[order], (rays, y))
     reach = _reach(rays)
     total = 0
     for axis in range(3):
-        total = total + jnp.moveaxis(_views_along(rays, views, reach, axis), 0, axis)
+        total = total + jnp.moveaxis(_views_along(work, rays, views, reach, axis), 0, axis)
     return total
 
 
-def _views_along(rays, views, reach, axis):
+def _views_along(work, rays, views, reach, axis):
     """What the views along one axis leave on its planes: ``[plane, first, second]``."""
     shape = tuple(rays.image_shape[k] for k in _ORDER[axis])
-    chunk = max(1, min(shape[0], _WORK // (shape[1] * shape[2])))
+    chunk = max(1, min(shape[0], work // (shape[1] * shape[2])))
     dtype = rays.source.dtype
 
     def some_planes(start):
@@ -290,9 +298,13 @@ def _reach(rays):
 
 def _gradient(rays, x, y):
     """Of ⟨y, project(rays, x)⟩ in the rays: from the sums of the two lateral slopes of the image, by themselves and times the distance."""
+    return in_steps(_gradient_in_steps, rays, x, y)
+
+
+def _gradient_in_steps(work, rays, x, y):
     planes = _planes(x)
-    chunks, together = _chunks(rays)
-    parts = jnp.pad(y, ((0, -y.shape[0] % _views_a_step(rays)), (0, 0), (0, 0))).reshape(-1, _views_a_step(rays), *y.shape[1:])
+    chunks, together = _chunks(rays, work)
+    parts = jnp.pad(y, ((0, -y.shape[0] % _views_a_step(rays, work)), (0, 0), (0, 0))).reshape(-1, _views_a_step(rays, work), *y.shape[1:])
 
     def some_views(part):
         views, y = part

@@ -1,0 +1,30 @@
+"""Loops cut for an accelerator compute what loops cut for a CPU do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffimg import forward
+from diffimg.forward import batches
+
+
+@pytest.mark.parametrize("modular", [False, True])
+def test_the_size_of_a_step_does_not_matter(modular, monkeypatch, x64):
+    geometry = forward.ConeBeam((10, 12, 11), np.linspace(0, 6, 7), (9, 16), 40.0, 20.0, 1.0, detector_spacing=1.6)
+    geometry = geometry.modular() if modular else geometry
+    geometry = jax.tree.map(jnp.asarray, geometry)
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=s)) for s in (geometry.image_shape, geometry.sinogram_shape))
+
+    def everything(work):
+        monkeypatch.setitem(batches.WORK, "cpu", work)
+        jax.clear_caches()
+        operator = forward.Radon(geometry)
+        slopes = jax.jit(jax.grad(lambda g: jnp.vdot(y, forward.Radon(g)(x)), allow_int=True))(geometry)
+        return operator(x), operator.H(y), [v for v in jax.tree.leaves(slopes) if v.dtype == x.dtype]
+
+    few, many = everything(1), everything(2**23)
+    jax.clear_caches()
+    for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-11 * np.abs(b).max())
