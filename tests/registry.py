@@ -92,6 +92,7 @@ OPERATORS = {
     "crop": lambda t: f.Crop((6, 7), (3, 4), dtype=jnp.dtype(t).name),
     "stack": lambda t: f.Stack((f.Identity((6, 7), dtype=jnp.dtype(t).name), f.Gradient((6, 7), dtype=jnp.dtype(t).name))),
     "composition": lambda t: f.Radon(geometry(t)) @ f.Blur(array(NOISE[:3, :3], t), (12, 12)),
+    "frames": lambda t: f.Frames([f.Matrix(array(NOISE[k : k + 7], t)) for k in (0, 4, 9)]),
     "channelwise": lambda t: f.Channelwise(f.Matrix(array(NOISE[:7], t)), 2),
     "polyenergetic transmission": lambda t: f.PolyenergeticTransmission(
         array(NOISE[:3, 0] ** 2, t), array(0.1 + NOISE[:2, :3] ** 2, t), (4, 5), array([[20, 40, 0], [0, 30, 60]], t)

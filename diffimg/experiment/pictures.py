@@ -59,7 +59,10 @@ def grid(rows: Sequence[Sequence[Panel | Plot | None]], title: str = "", width: 
     columns = max(len(row) for row in rows)
     cell = width / columns
     head = 0.3 + 0.25 * len(title.splitlines()) if title else 0.1
-    figure = Figure(figsize=(width, len(rows) * (0.87 * cell + 0.6) + head), facecolor="white", layout="constrained")
+    # one or two plots are broad, so that the page shows them whole
+    aspect = 0.6 if columns < 3 and not any(isinstance(panel, Panel) for row in rows for panel in row) else 1.0
+    height = len(rows) * (0.87 * cell * aspect + (1.0 if aspect < 1 else 0.6)) + head
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=15, fontweight="bold", x=0.01, ha="left")
@@ -71,7 +74,7 @@ def grid(rows: Sequence[Sequence[Panel | Plot | None]], title: str = "", width: 
                 ax.axis("off")
                 continue
             if isinstance(panel, Plot):
-                _plot(ax, panel)
+                _plot(ax, panel, aspect)
                 continue
             drawn = _draw(ax, panel)
             following = row[k + 1] if k + 1 < columns else None
@@ -167,7 +170,7 @@ def _draw(ax: Axes, panel: Panel):
     return drawn
 
 
-def _plot(ax: Axes, plot: Plot) -> None:
+def _plot(ax: Axes, plot: Plot, aspect: float) -> None:
     for name, (x, y, *style) in plot.series.items():
         ax.plot(x, y, *style, label=name, linewidth=1.6, markersize=6)
     ax.set_xscale("log" if plot.log[0] else "linear")
@@ -178,7 +181,7 @@ def _plot(ax: Axes, plot: Plot) -> None:
     ax.set_xlabel(plot.axes[0], fontsize=11)
     ax.set_ylabel(plot.axes[1], fontsize=11)
     ax.tick_params(labelsize=10)
-    ax.set_box_aspect(1)
+    ax.set_box_aspect(aspect)
     ax.grid(alpha=0.3)
     if any(plot.series):
         ax.legend(fontsize=9)

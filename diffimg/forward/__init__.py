@@ -10,6 +10,7 @@ from diffimg.forward.coil_maps import CoilMaps
 from diffimg.forward.cone_beam import ConeBeam, Helical
 from diffimg.forward.fan_beam import FanBeam
 from diffimg.forward.fourier import MaskedFFT, fft, ifft
+from diffimg.forward.frames import Frames
 from diffimg.forward.geometry import ParallelBeam
 from diffimg.forward.isochromats import isochromats
 from diffimg.forward.modular import Modular
@@ -44,6 +45,7 @@ __all__ = [
     "Diagonal",
     "Downsample",
     "FanBeam",
+    "Frames",
     "Function",
     "Gradient",
     "Helical",

@@ -87,8 +87,8 @@ class NUFFT(Operator):
     def adjoint(self, y):
         return self._from_coils(over_images(self._sample_adjoint, y, len(self.sample_shape), self._chunk))
 
-    def prepare(self) -> Operator:
-        """The operator with its tables computed: several times faster, and AᴴA as a convolution.
+    def prepare(self, tables: bool = True) -> Operator:
+        """The operator with its tables computed: several times faster, and AᴴA as a convolution. ``tables`` False: the latter alone.
 
         The tables need a concrete trajectory: where it is traced (inside ``jit`` or a derivative with respect to it), the operator
         itself is returned, which keeps such derivatives right. Where only the maps are traced, the transform is prepared and composed
@@ -99,8 +99,8 @@ class NUFFT(Operator):
         from diffimg.forward.nufft_prepared import prepare
 
         if self.coils is None or check.is_concrete(self.coils):
-            return prepare(self)
-        return Channelwise(prepare(replace(self, coils=None)), jnp.shape(self.coils)[0]) @ CoilMaps(self.coils)
+            return prepare(self, tables)
+        return Channelwise(prepare(replace(self, coils=None), tables), jnp.shape(self.coils)[0]) @ CoilMaps(self.coils)
 
     def _sample(self, x):
         return grid.samples(self.plan, x, self.trajectory.astype(x.real.dtype))

@@ -26,7 +26,7 @@ class PreparedNUFFT(NUFFT):
 
     approximate_normal: ClassVar[bool] = True
 
-    first: Any = None  # [point] int32, the first node of each window; None in 3-D
+    first: Any = None  # [point] int32, the first node of each window; None without tables, e.g. in 3-D
     weights: Any = None  # per grid axis, [tap, point], the last [point, tap]
     by_node: Any = None  # the adjoint's samples of every grid node
     spectrum: Any = None  # of the normal operator
@@ -40,7 +40,7 @@ class PreparedNUFFT(NUFFT):
         remedy = "Differentiate the operator before prepare(); for learned maps, Channelwise(NUFFT(…).prepare(), n) @ CoilMaps(maps)."
         check.fail("trajectory, coils", "a derivative with respect to the image only", got, remedy)
 
-    def prepare(self):
+    def prepare(self, tables=True):
         return self
 
     def _sample(self, x):
@@ -56,12 +56,12 @@ class PreparedNUFFT(NUFFT):
         return grid.from_grid(self.plan, self.by_node(y.reshape(-1)))
 
 
-def prepare(operator: NUFFT) -> PreparedNUFFT:
-    """Tables in float64 on the host, kept in the working precision; for a concrete trajectory."""
+def prepare(operator: NUFFT, tables: bool = True) -> PreparedNUFFT:
+    """Tables (not in 3-D) in float64 on the host, kept in the working precision; for a concrete trajectory."""
     real = jax.dtypes.canonicalize_dtype(np.float64)
     spectrum = _spectrum(operator.image_shape, jnp.asarray(operator.trajectory, real))
     fields = (operator.image_shape, operator.trajectory, operator.coils, operator.tolerance, operator.oversampling)
-    if len(operator.image_shape) == 3:
+    if len(operator.image_shape) == 3 or not tables:
         return PreparedNUFFT(*fields, spectrum=spectrum)
     p = operator.plan
     trajectory = np.asarray(operator.trajectory, np.float64)

@@ -14,6 +14,8 @@ from diffimg.core import check
 from diffimg.forward.fourier import ifft
 from diffimg.mri.sampling import centre
 
+SLICEWISE = "A volume: transform its fully sampled axis, forward.ifft(jnp.moveaxis(kspace, 1, -1), 1), and take slice by slice."
+
 
 def calibration_region(kspace: Any, width: int | tuple[int, int]) -> jnp.ndarray:
     """The fully sampled middle ``[coil, width, width]`` of k-space ``[coil, y, x]``.
@@ -22,7 +24,7 @@ def calibration_region(kspace: Any, width: int | tuple[int, int]) -> jnp.ndarray
         ValueError: NaN, a region larger than k-space, or lines in it that were not measured.
     """
     kspace = check.array("kspace", kspace)
-    check.ndim("kspace", kspace, 3, "[coil, y, x]")
+    check.ndim("kspace", kspace, 3, "[coil, y, x]", SLICEWISE)
     check.finite("kspace", kspace)
     sizes = (width, width) if isinstance(width, int) else tuple(width)
     if any(w > n or w < 1 for w, n in zip(sizes, kspace.shape[1:], strict=True)):
@@ -146,7 +148,7 @@ def walsh(images: Any, *, width: int = 5, steps: int = 10, threshold: float = 0.
     D. O. Walsh, A. F. Gmitro and M. W. Marcellin, Magn. Reson. Med. 43 (2000) 682.
     """
     images = check.array("images", images)
-    check.ndim("images", images, 3, "[coil, y, x]")
+    check.ndim("images", images, 3, "[coil, y, x]", "A volume: slice by slice.")
     check.finite("images", images)
     if check.positive_int("width", width) % 2 == 0 or width > min(images.shape[1:]):
         check.fail("width", f"an odd number up to {min(images.shape[1:])}", str(width))

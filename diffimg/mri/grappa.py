@@ -11,6 +11,7 @@ from jax import lax
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
+from diffimg.mri.espirit import SLICEWISE
 
 
 @pytree
@@ -43,7 +44,7 @@ def undersampling(kspace: Any, acceleration: int | None = None) -> Undersampling
     if not check.is_concrete(kspace):
         check.fail("kspace", "known values to read the sampling pattern off", "a traced array", "Make an Undersampling yourself.")
     kspace = np.asarray(check.array("kspace", kspace))
-    check.ndim("kspace", kspace, 3, "[coil, y, x]")
+    check.ndim("kspace", kspace, 3, "[coil, y, x]", SLICEWISE)
     check.finite("kspace", kspace, "Lines that were not measured are zero.")
     seen = np.any(kspace != 0, axis=(0, 2))
     lines = np.nonzero(seen)[0]

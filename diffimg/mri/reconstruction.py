@@ -83,6 +83,8 @@ def compressed_sensing(
         inner_steps: of the total variation's dual iteration in each step.
         x0: start; Aᴴy by default.
 
+    Where the coil maps are all zero the data say nothing, and what the penalty extends there is set to zero.
+
     M. Lustig, D. Donoho and J. M. Pauly, Magn. Reson. Med. 58 (2007) 1182; A. Beck and M. Teboulle, SIAM J. Imaging Sci. 2 (2009) 183.
     """
     y = _samples(y, operator)
@@ -93,17 +95,25 @@ def compressed_sensing(
     shape = operator.domain.shape
     if regularizer == "tv":
         penalty: Energy = TotalVariation(size, gap=0.0, max_steps=inner_steps)
-        return _run(FISTA(), Problem(LeastSquares(operator, y), penalty), operator, x0, steps, options)
+        return _seen(_run(FISTA(), Problem(LeastSquares(operator, y), penalty), operator, x0, steps, options), operator)
     step = 2 ** check.positive_int("levels", levels)
     padded = tuple(-(-n // step) * step for n in shape)
     transform = Wavelet(padded, wavelet, levels, dtype="complex64")
     if padded == shape:
-        return _run(FISTA(), Problem(LeastSquares(operator, y), WaveletL1(size, transform)), operator, x0, steps, options)
+        return _seen(_run(FISTA(), Problem(LeastSquares(operator, y), WaveletL1(size, transform)), operator, x0, steps, options), operator)
     crop = Crop(padded, shape)
     result = _run(
         FISTA(), Problem(LeastSquares(operator @ crop, y), WaveletL1(size, transform)), operator, crop.H(jnp.asarray(x0)), steps, options
     )
-    return replace(result, x=crop(result.x))
+    return _seen(replace(result, x=crop(result.x)), operator)
+
+
+def _seen(result, operator):
+    """The image where any coil sees it."""
+    maps = getattr(operator, "coils", None)
+    if maps is None:
+        return result
+    return replace(result, x=jnp.where(jnp.any(jnp.asarray(maps) != 0, axis=-1 - result.x.ndim), result.x, 0))
 
 
 def low_rank(
@@ -113,7 +123,8 @@ def low_rank(
     that is sparse in temporal frequency, x = L + S (``result.x`` is the sum).
 
     Args:
-        y, operator: samples and the operator of the whole series, domain ``[frame, y, x]``: ``MaskedFFT(mask, coils, ndim=2)``.
+        y, operator: samples and the operator of the whole series, domain ``[frame, y, x]``: ``MaskedFFT(mask, coils, ndim=2)``,
+            or ``forward.Frames([NUFFT(shape, spokes, coils) for spokes in trajectory])``.
         weight: of the nuclear norm, relative to the largest singular value of Aᴴy. sparse: of the L1 norm of the temporal spectrum,
             relative to max|Aᴴy|, or None.
         steps: of FISTA.
@@ -123,7 +134,7 @@ def low_rank(
     y = _samples(y, operator)
     shape = operator.domain.shape
     if len(shape) < 3:
-        check.fail("operator", "the operator of a series [frame, y, x]", repr(operator), "MaskedFFT(mask, coils, ndim=2).")
+        check.fail("operator", "the operator of a series [frame, y, x]", repr(operator), "MaskedFFT(mask, coils, ndim=2) or Frames([…]).")
     start = operator.H(y)
     check.minimum("weight", weight, 0.0, strict=True)
     nuclear = NuclearNorm(weight * jnp.linalg.norm(start.reshape(shape[0], -1), ord=2))

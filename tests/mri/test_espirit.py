@@ -87,3 +87,6 @@ def test_refused():
     bad[0, 0, 0] = np.inf
     with pytest.raises(ValueError, match="finite"):
         mri.espirit(bad)
+    for function in (mri.espirit, mri.grappa):
+        with pytest.raises(ValueError, match="slice by slice"):
+            function(kspace[:, None])

@@ -31,11 +31,22 @@ class Slab(Section):
     flip: float = Field(default=30.0, gt=0, lt=180)  # degrees
 
 
+class Decay(Section):
+    """Tissue whose spins dephase, and the echoes that bring them back."""
+
+    t2: float = Field(default=80.0, gt=0)  # ms
+    t2_star: float = Field(default=20.0, gt=0)  # ms, not above T2
+    spacing: float = Field(default=60.0, gt=0)  # ms between echoes
+    echoes: int = Field(default=3, ge=1, le=16)
+    isochromats: int = Field(default=128, ge=8)
+
+
 class Config(Experiment):
     """Everything that determines a run of ``mri_sequences``."""
 
     object: Object = Object()
     slab: Slab = Slab()
+    decay: Decay = Decay()
 
 
 DEFINITIONS = {
@@ -100,12 +111,16 @@ def function(config: Config, run: Run) -> None:
             run.write(f"sequence_{name.replace(' ', '_')}.png", diagram)
         profile = pictures.png(slice_selection(config))
         run.write("slice_selection.png", profile)
+        decay = pictures.png(dephasing(config.decay))
+        run.write("dephasing.png", decay)
         report = standard_report(run, title, config.description, DEFINITIONS)
         report.picture("Overview", overview, "Every spin of the slice precesses, is excited and relaxes through the whole sequence.")
         for name, diagram in diagrams.items():
             caption = "One repetition with a slice-selective pulse and short times; the others' gradients in grey, hard pulses as arrows."
             report.picture(f"Sequence: {name}", diagram, caption)
         report.picture("Slice selection", profile, "A windowed sinc under a gradient along z, rephased by half its area.")
+        caption = "Between the 180° pulses the spread of frequencies dephases the spins (T2*); at each echo only T2 is lost."
+        report.picture("T2 and T2*", decay, caption)
         report.table("Metrics", run.metrics["methods"], ("error", "intervals", "spins", "seconds"))
         run.write("report.html", report.html())
 
@@ -225,6 +240,46 @@ def slice_selection(config: Config) -> Any:
         pictures.Plot({"M_x": (z, profile.real), "M_y": (z, profile.imag)}, "after the rephasing lobe", ("z (mm)", "M/M₀")),
     ]
     return pictures.grid([plots], "Slice selection")
+
+
+def dephasing(decay: Decay) -> Any:
+    """|M_xy| of one voxel whose frequencies spread: after 90°, and between the 180° pulses of a train."""
+    import numpy as np
+
+    from diffimg import mri
+    from diffimg.experiment import pictures
+    from diffimg.forward.sequence import concatenate
+
+    t2, t2_star, spacing = (v * 1e-3 for v in (decay.t2, decay.t2_star, decay.spacing))
+    steps = 60  # in half a spacing
+    step = spacing / 2 / steps
+    spins = mri.isochromats(mri.Spins(np.zeros(3), t2=t2), t2_star, decay.isochromats)
+    wait = mri.Sequence(np.full(steps, step), np.zeros(steps, complex), np.zeros((steps, 3)), np.arange(steps))
+    start, refocus = (mri.excitation(mri.hard_pulse(math.radians(a), phase=math.radians(p))) for a, p in ((90, 0), (180, 90)))
+    signals = {
+        "free": concatenate([start, *[wait] * (2 * decay.echoes)]),
+        "echoes": concatenate([start, *[wait, refocus, wait] * decay.echoes]),
+    }
+    size = {name: np.abs(np.asarray(mri.simulate(sequence, spins).signal)) for name, sequence in signals.items()}
+    t = (np.arange(size["free"].size) + 1) * step
+    curves = {
+        "90°, then 180° every spacing": (t * 1e3, size["echoes"]),
+        "90° alone": (t * 1e3, size["free"]),
+        "exp(−t/T2)": (t * 1e3, np.exp(-t / t2), "--"),
+        "exp(−t/T2*)": (t * 1e3, np.exp(-t / t2_star), ":"),
+    }
+    name = f"T2 = {decay.t2:g} ms, T2* = {decay.t2_star:g} ms, {decay.isochromats} isochromats"
+    frequency, weight = (np.asarray(v).ravel() for v in (spins.off_resonance, spins.m0))
+    width = 1 / t2_star - 1 / t2
+    shown = np.abs(frequency) < 6 * width
+    hertz = frequency[shown] / (2 * math.pi)
+    density = (weight / np.gradient(frequency))[shown] * math.pi * width
+    spread = {"isochromats": (hertz, density, "."), "Lorentz, half width 1/T2′": (hertz, 1 / (1 + (frequency[shown] / width) ** 2))}
+    plots = [
+        pictures.Plot(curves, name, ("time (ms)", "|M_xy|/M₀")),
+        pictures.Plot(spread, "their frequencies", ("off-resonance (Hz)", "density (relative)")),
+    ]
+    return pictures.grid([plots], "Dephasing and refocusing")
 
 
 recipe = Recipe(Config, function, headline=("error", "intervals", "spins"))
