@@ -34,6 +34,7 @@ def test_self_calibration_of_a_cone_beam(job):
     assert abs(m["centre and jitter: calibrated"]["centre_error"]) < 0.5
 
 
+@pytest.mark.slow
 def test_rings_are_cured_up_to_the_noise():
     config = ct_artifacts.Config(recipe="ct_artifacts", scan={"size": 96, "views": 120}, cures={"tv_steps": 60})
     case = ct_artifacts.rings(config)

@@ -59,6 +59,7 @@ def test_gradient_and_spin_echo_images_weigh_t2_star_and_t2(x64):
 def test_derivative_with_respect_to_t2_star(x64):
     sequence = free(25)
 
+    @jax.jit
     def last(t2_star):
         spins = isochromats(Spins(np.zeros(3), t2=T2), t2_star)
         start = spins.m0[:, None] * jnp.array([1.0, 0.0, 0.0])
