@@ -15,6 +15,7 @@ from diffimg.mri.coils import (
     noise_covariance,
     root_sum_of_squares,
     simulated_coils,
+    unit_maps,
     whitening_matrix,
 )
 from diffimg.mri.contrast import (
@@ -29,6 +30,7 @@ from diffimg.mri.contrast import (
 from diffimg.mri.density import density_compensation
 from diffimg.mri.espirit import calibration_images, calibration_region, espirit, walsh
 from diffimg.mri.grappa import GrappaKernel, Undersampling, calibrate, fill, grappa, undersampling
+from diffimg.mri.greedy_sampling import greedy_lines
 from diffimg.mri.learned_sampling import LearnedMask, SplineTrajectory
 from diffimg.mri.noise_amplification import combined_image, full_deviation, grappa_g_factor, replica_deviation, sense_g_factor
 from diffimg.mri.phantom import TEST_SLICES, TRAIN_SLICES, BrainPhantom, acquire, brain, reference
@@ -101,6 +103,7 @@ __all__ = [
     "gaussian_pulse",
     "grappa",
     "grappa_g_factor",
+    "greedy_lines",
     "hard_pulse",
     "inversion_recovery",
     "isochromats",
@@ -142,6 +145,7 @@ __all__ = [
     "torque",
     "trajectories",
     "undersampling",
+    "unit_maps",
     "voxel_spins",
     "walsh",
     "whitening_matrix",

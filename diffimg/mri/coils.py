@@ -76,6 +76,24 @@ def root_sum_of_squares(images: Any, axis: int = -3) -> jnp.ndarray:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
+def unit_maps(coils: Any, axis: int = -3) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """(maps of unit norm over the coils, the norm √Σ|S|²): S x = unit · (norm x), so an image reconstructed with them is divided by it.
+
+    First-order methods take steps that suit the most sensitive voxel: with maps whose norm varies, as measured ones' does towards the
+    coils, all others converge slowly. ESPIRiT's have unit norm already. 0 where no coil sees anything.
+
+    Args:
+        coils: ``[coil, *spatial]`` complex; ``axis``: of the coils, −4 for volumes.
+
+    Raises:
+        ValueError: NaN.
+    """
+    coils = jnp.asarray(check.array("coils", coils))
+    check.finite("coils", coils)
+    norm = root_sum_of_squares(coils, axis)
+    return coils / jnp.where(norm > 0, norm, 1)[(slice(None),) * (axis % coils.ndim) + (None,)], norm
+
+
 def combine(images: Any, coils: Any, ndim: int = 2) -> jnp.ndarray:
     """Σ conj(S) image / Σ|S|², the combination of the least noise; 0 where no coil sees anything.
 

@@ -8,9 +8,11 @@ default here: the objective at start and end only).
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import replace
@@ -83,12 +85,14 @@ def compressed_sensing(
         inner_steps: of the total variation's dual iteration in each step.
         x0: start; Aᴴy by default.
 
-    Where the coil maps are all zero the data say nothing, and what the penalty extends there is set to zero.
+    Maps of unit norm (``mri.unit_maps``; the image is that norm times as large) need up to ten times fewer steps than maps whose norm
+    varies. Where the coil maps are all zero the data say nothing, and what the penalty extends there is set to zero.
 
     M. Lustig, D. Donoho and J. M. Pauly, Magn. Reson. Med. 58 (2007) 1182; A. Beck and M. Teboulle, SIAM J. Imaging Sci. 2 (2009) 183.
     """
     y = _samples(y, operator)
     check.one_of("regularizer", regularizer, REGULARIZERS)
+    _warn_of_uneven_maps(operator)
     start = operator.H(y)
     size = _scale(start, weight)
     x0 = start if x0 is None else x0
@@ -116,6 +120,19 @@ def _seen(result, operator):
     return replace(result, x=jnp.where(jnp.any(jnp.asarray(maps) != 0, axis=-1 - result.x.ndim), result.x, 0))
 
 
+def _warn_of_uneven_maps(operator):
+    maps = getattr(operator, "coils", None)
+    if maps is None or not check.is_concrete(maps):
+        return
+    norm = np.linalg.norm(np.asarray(maps), axis=-1 - getattr(operator, "ndim", jnp.ndim(maps) - 1))
+    seen = norm[norm > 0]
+    largest = float(seen.max() / np.median(seen))
+    if largest > 3:
+        text = f"coils: the norm of the maps is {largest:.2g} times its median at some voxel, expected about one norm. FISTA's steps suit "
+        text += "that voxel, and all others converge slowly: maps, norm = mri.unit_maps(coils), and divide the image by norm."
+        warnings.warn(text, UserWarning, stacklevel=3)
+
+
 def low_rank(
     y: Any, operator: Operator, weight: Any, steps: int = 60, *, sparse: Any = None, x0: Any = None, **options: Any
 ) -> Result:
@@ -127,7 +144,7 @@ def low_rank(
             or ``forward.Frames([NUFFT(shape, spokes, coils) for spokes in trajectory])``.
         weight: of the nuclear norm, relative to the largest singular value of Aᴴy. sparse: of the L1 norm of the temporal spectrum,
             relative to max|Aᴴy|, or None.
-        steps: of FISTA.
+        steps: of FISTA; maps of unit norm (``mri.unit_maps``) need far fewer than maps whose norm varies.
 
     R. Otazo, E. Candès and D. K. Sodickson, Magn. Reson. Med. 73 (2015) 1125.
     """
@@ -137,6 +154,7 @@ def low_rank(
         check.fail("operator", "the operator of a series [frame, y, x]", repr(operator), "MaskedFFT(mask, coils, ndim=2) or Frames([…]).")
     start = operator.H(y)
     check.minimum("weight", weight, 0.0, strict=True)
+    _warn_of_uneven_maps(operator)
     nuclear = NuclearNorm(weight * jnp.linalg.norm(start.reshape(shape[0], -1), ord=2))
     if sparse is None:
         return _run(FISTA(), Problem(LeastSquares(operator, y), nuclear), operator, start if x0 is None else x0, steps, options)

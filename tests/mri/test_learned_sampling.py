@@ -112,3 +112,29 @@ def test_image_error_has_a_gradient_in_the_knots(x64):
 def test_bad_input_is_named(make, name):
     with pytest.raises(ValueError, match=name):
         make()
+
+
+def test_greedy_lines_are_the_best_of_every_choice():
+    """Against a search by hand, on an error that couples the lines."""
+    q = RNG.normal(size=(9, 9)).astype(np.float32)
+    error = lambda mask: jnp.sum((q @ mask - 2) ** 2)  # noqa: E731
+    mask, history = mri.greedy_lines(error, 9, 2.25, 1)
+    chosen, expected = [4], []
+    while len(chosen) < 4:
+        left = [i for i in range(9) if i not in chosen]
+        values = [np.sum((q[:, [*chosen, i]].sum(1) - 2) ** 2) for i in left]
+        chosen.append(left[int(np.argmin(values))])
+        expected.append(min(values))
+    assert set(np.flatnonzero(mask)) == set(chosen)
+    np.testing.assert_allclose(history, expected, rtol=1e-5)
+
+
+def test_greedy_lines_refuse():
+    for error, options, message in (
+        (lambda m: m, (4.0,), "real scalar"),
+        (lambda m: jnp.sum(m) * jnp.nan, (4.0,), "finite"),
+        (jnp.sum, (4.0, 5), "smaller centre"),
+        (jnp.sum, (0.5,), "acceleration"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mri.greedy_lines(error, 12, *options)

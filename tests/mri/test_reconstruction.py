@@ -81,6 +81,26 @@ def test_nothing_is_shown_where_no_coil_sees(scan, regularizer, size):
     assert np.all(out[~np.any(maps, axis=0)] == 0) and error(out, image) < 0.2
 
 
+def test_maps_of_unit_norm(scan):
+    """The same data; FISTA with maps whose norm varies by ten is far from done where it is with these, and says why."""
+    coils, image, _ = scan
+    y, x = np.mgrid[-1 : 1 : N * 1j, -1 : 1 : N * 1j]
+    bright = np.asarray(coils) * (1 + 9 * (np.hypot(x, y) > 1.2))
+    maps, norm = mri.unit_maps(bright)
+    np.testing.assert_allclose(np.linalg.norm(maps, axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(maps * norm, bright, atol=1e-5)
+    mask = mri.sampling.variable_density_mask((N, N), 3, jax.random.key(0), acs=8, axis=None)
+    uneven, even = forward.MaskedFFT(mask, bright), forward.MaskedFFT(mask, maps)
+    data = uneven(image)
+    with pytest.warns(UserWarning, match="unit_maps"):
+        slow = mri.compressed_sensing(data, uneven, 1e-4, "tv", 30).x
+    assert error(mri.compressed_sensing(data, even, 1e-4, "tv", 30).x / norm, image) < 0.5 * error(slow, image)
+    nothing, zero = mri.unit_maps(np.zeros((2, 3, 3), complex))
+    assert not np.any(nothing) and not np.any(zero)
+    volume = mri.unit_maps(noise(2, 3, 4, 5), axis=-4)
+    assert volume[0].shape == (2, 3, 4, 5) and volume[1].shape == (3, 4, 5)
+
+
 def test_odd_sizes_are_continued_for_wavelets():
     mask = mri.sampling.variable_density_mask((27, 30), 2, jax.random.key(0), acs=8, axis=None)
     image = np.zeros((27, 30), np.complex64)

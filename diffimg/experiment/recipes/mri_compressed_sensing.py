@@ -23,8 +23,8 @@ class Sampling(Section):
 class Solver(Section):
     """Iterations, and the weights to choose from on the tuning slice."""
 
-    steps: int = Field(default=200, ge=1)
-    sense_steps: list[int] = Field(default=[10, 20, 40, 80], min_length=1)
+    steps: int = Field(default=60, ge=1)
+    sense_steps: list[int] = Field(default=[5, 10, 20, 40], min_length=1)
     weights: list[float] = Field(default=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], min_length=1)
     coil_maps: Literal["known", "espirit"] = "known"
 
@@ -60,17 +60,16 @@ def function(config: Config, run: Run) -> None:
             axis = -2 if sampling.pattern == "lines" else None
             mask = mri.sampling.variable_density_mask(shape, sampling.acceleration, pattern_key, acs=sampling.acs, axis=axis)
 
+    known, strength = mri.unit_maps(test.coils)
+
     def operator(kspace):
-        maps = test.coils
-        if solver.coil_maps == "espirit":
-            # maps of unit norm, weighed like the true ones so that intensities agree
-            maps = mri.espirit(kspace * mask, calibration=sampling.acs) * mri.root_sum_of_squares(test.coils)
+        maps = mri.espirit(kspace * mask, calibration=sampling.acs) if solver.coil_maps == "espirit" else known
         return forward.MaskedFFT(mask, maps).prepare()
 
     methods = {
-        "SENSE": (solver.sense_steps, lambda y, a, w: mri.sense(y, a, int(w)).x),
-        "wavelet": (solver.weights, lambda y, a, w: mri.compressed_sensing(y, a, w, "wavelet", solver.steps).x),
-        "total variation": (solver.weights, lambda y, a, w: mri.compressed_sensing(y, a, w, "tv", solver.steps).x),
+        "SENSE": (solver.sense_steps, lambda y, a, w: mri.sense(y, a, int(w)).x / strength),
+        "wavelet": (solver.weights, lambda y, a, w: mri.compressed_sensing(y, a, w, "wavelet", solver.steps).x / strength),
+        "total variation": (solver.weights, lambda y, a, w: mri.compressed_sensing(y, a, w, "tv", solver.steps).x / strength),
     }
     images: dict[str, Any] = {"zero-filled": np.asarray(mri.combine(forward.ifft(test.kspace * mask), test.coils))}
     run.metric("zero-filled", **scores(images["zero-filled"], test.truth))

@@ -25,9 +25,10 @@ class Methods(Section):
 
     acceleration: float = Field(default=8.0, gt=1)
     acs: int = Field(default=6, ge=0)
-    sense_steps: list[int] = Field(default=[4, 8, 16], min_length=1)
-    low_rank: list[float] = Field(default=[3e-3, 1e-2, 2e-2, 4e-2], min_length=1)
-    sparse: list[float] = Field(default=[3e-3, 1e-2, 3e-2], min_length=1)
+    density: float = Field(default=1.0, ge=0)  # of the other lines: (1 − distance from the centre)^density
+    sense_steps: list[int] = Field(default=[8, 16, 32, 64], min_length=1)
+    low_rank: list[float] = Field(default=[3e-4, 1e-3, 3e-3, 1e-2], min_length=1)
+    sparse: list[float] = Field(default=[1e-3, 3e-3], min_length=1)
     steps: int = Field(default=50, ge=1)
 
 
@@ -63,18 +64,19 @@ def function(config: Config, run: Run) -> None:
         fine, coils = coil_maps(scan, 2 * n), coil_maps(scan, n)
         masks = np.stack(
             [
-                mri.sampling.variable_density_mask((n, n), m.acceleration, jax.random.fold_in(key, 100 + f), acs=m.acs)
+                mri.sampling.variable_density_mask((n, n), m.acceleration, jax.random.fold_in(key, 100 + f), acs=m.acs, power=m.density)
                 for f in range(config.series.frames)
             ]
         )
-        operator = forward.MaskedFFT(masks, coils, ndim=2).prepare()
+        maps, strength = mri.unit_maps(coils)
+        operator = forward.MaskedFFT(masks, maps, ndim=2).prepare()
         tune, test = (series(config, s, jax.random.fold_in(key, i), fine) for i, s in enumerate((scan.tune_slice, scan.test_slices[0])))
     methods = {
-        "frame by frame": ([(w, None) for w in m.sense_steps], lambda y, w, s: mri.sense(y, operator, int(w)).x),
-        "low rank": ([(w, None) for w in m.low_rank], lambda y, w, s: mri.low_rank(y, operator, w, m.steps).x),
+        "frame by frame": ([(w, None) for w in m.sense_steps], lambda y, w, s: mri.sense(y, operator, int(w)).x / strength),
+        "low rank": ([(w, None) for w in m.low_rank], lambda y, w, s: mri.low_rank(y, operator, w, m.steps).x / strength),
         "low rank + sparse": (
-            [(w, s) for w in m.low_rank[1:3] for s in m.sparse],
-            lambda y, w, s: mri.low_rank(y, operator, w, m.steps, sparse=s).x,
+            [(w, s) for w in m.low_rank[2:] for s in m.sparse],
+            lambda y, w, s: mri.low_rank(y, operator, w, m.steps, sparse=s).x / strength,
         ),
     }
     truth, grey, curve = test[1], test[2], test[3]

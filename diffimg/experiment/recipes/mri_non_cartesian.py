@@ -35,7 +35,7 @@ class Solver(Section):
 
     sense_steps: list[int] = Field(default=[10, 20, 40, 80], min_length=1)
     tv_weights: list[float] = Field(default=[3e-5, 1e-4, 3e-4], min_length=1)
-    tv_steps: int = Field(default=150, ge=1)
+    tv_steps: int = Field(default=80, ge=1)
 
 
 class Config(Experiment):
@@ -87,15 +87,15 @@ def function(config: Config, run: Run) -> None:
 
     images: dict[str, Any] = {}
     with run.stage("radial"):
-        operator = forward.NUFFT((n, n), spokes, coils).prepare()
+        maps, strength = mri.unit_maps(coils)
+        operator = forward.NUFFT((n, n), spokes, maps).prepare()
         weights = mri.density_compensation(spokes, (n, n))
-        strength = mri.root_sum_of_squares(coils) ** 2
         data = [scanned(p, spokes, jax.random.fold_in(key, 10 + i)) for i, p in enumerate((tune, test))]
         methods = {
             "radial: gridding": ([1.0], lambda y, w: operator.H(weights * y) / strength),
-            "radial: SENSE": (solver.sense_steps, lambda y, w: mri.sense(y, operator, int(w)).x),
+            "radial: SENSE": (solver.sense_steps, lambda y, w: mri.sense(y, operator, int(w)).x / strength),
             "radial: total variation": (
-                solver.tv_weights, lambda y, w: mri.compressed_sensing(y, operator, w, "tv", solver.tv_steps).x,
+                solver.tv_weights, lambda y, w: mri.compressed_sensing(y, operator, w, "tv", solver.tv_steps).x / strength,
             ),
         }  # fmt: skip
         for name, (candidates, reconstruct) in methods.items():
@@ -106,8 +106,8 @@ def function(config: Config, run: Run) -> None:
     with run.stage("spiral"):
         plain = forward.NUFFT((n, n), interleaves, coils)
         data = scanned(test, interleaves, jax.random.fold_in(key, 20), off=True)
-        maps = [field * test.brain.coarse(m) for m in test.brain.off_resonance]
-        aware = [forward.off_resonance(plain, m, times).prepare() for m in maps]
+        fields = [field * test.brain.coarse(m) for m in test.brain.off_resonance]
+        aware = [forward.off_resonance(plain, m, times).prepare() for m in fields]
         prepared, steps = plain.prepare(), config.spiral.steps
         images["spiral: off-resonance ignored"] = np.stack([np.asarray(mri.sense(y, prepared, steps).x) for y in data])
         images["spiral: off-resonance in the model"] = np.stack(
@@ -134,7 +134,7 @@ def function(config: Config, run: Run) -> None:
             return pictures.Plot({"": (k[..., 1].T, k[..., 0].T, "-")}, name, ("k_x (rad/voxel)", "k_y (rad/voxel)"))
 
         radial, spiral = [m for m in images if m.startswith("radial")], [m for m in images if m.startswith("spiral")]
-        hertz = maps[0] / (2 * math.pi)
+        hertz = fields[0] / (2 * math.pi)
         reach = float(np.ceil(np.abs(hertz).max()))
         rows = [
             [pictures.Panel(truth, "truth", "fully sampled, no noise", window, pixel_size=test.spacing), *map(shown, radial)],

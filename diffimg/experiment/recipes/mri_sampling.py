@@ -8,7 +8,7 @@ from pydantic import Field
 
 from diffimg.experiment.config import Experiment, Section
 from diffimg.experiment.recipes import Recipe
-from diffimg.experiment.recipes.mri_scan import DEFINITIONS, SPLIT, Scan, scores, simulate
+from diffimg.experiment.recipes.mri_scan import DEFINITIONS, SPLIT, Scan, coil_maps, scores, simulate
 from diffimg.experiment.run import Run
 
 
@@ -26,7 +26,8 @@ class Learning(Section):
     acceleration: float = Field(default=5.0, gt=1)
     acs: int = Field(default=6, ge=0)
     train_slices: list[int] = Field(default=[98, 104, 110, 116], min_length=1)
-    mask_steps: int = Field(default=200, ge=0)
+    mask_steps: int = Field(default=100, ge=0)
+    masks: int = Field(default=8, ge=1)  # drawn in each step
     shots: int = Field(default=12, ge=1)
     readout: int = Field(default=128, ge=8)
     knots: int = Field(default=16, ge=4)
@@ -49,7 +50,8 @@ MORE = {
     "width": "full width at half maximum of the point-spread function along x, voxels",
     "sidelobe": "its largest value outside the main lobe, relative to the peak",
 }
-SHOTS = "Data along shots are computed from images of the scan's resolution, with fresh noise in every step."
+SLOPE = 30.0  # of the relaxed masks: a gentle one prefers the centre
+SHOTS = "Data along shots are transforms of the twice finer images, with fresh noise in every step."
 DWELL, MAX_GRADIENT, MAX_SLEW = 20e-6, 0.04, 180.0  # s, T/m, T/m/s
 
 
@@ -174,22 +176,27 @@ def learn_mask(config: Config, train: Any, test: Any, run: Run, key: Any) -> tup
     from diffimg import forward, mri, solve
 
     c, size = config.learning, config.scan.size
-    kspace, truth, coils = jnp.asarray(train.kspace), jnp.asarray(train.truth), test.coils
+    kspace, truth = jnp.asarray(train.kspace), jnp.asarray(train.truth)
+    coils, strength = mri.unit_maps(test.coils)
 
     def reconstruct(mask, full):
         operator = forward.MaskedFFT(mask[:, None] * jnp.ones(size), coils)
-        return mri.sense(operator.mask * full, operator, c.iterations, regularization=c.regularization, gradient=solve.Unroll()).x
+        result = mri.sense(operator.mask * full, operator, c.iterations, regularization=c.regularization, gradient=solve.Unroll())
+        return result.x / strength
 
     def loss(logits, key, full, truth):
-        mask = mri.LearnedMask(logits, c.acceleration, c.acs)(key)
+        mask = mri.LearnedMask(logits, c.acceleration, c.acs, SLOPE)(key)
         return jnp.sum(jnp.abs(reconstruct(mask, full) - truth) ** 2) / jnp.sum(jnp.abs(truth) ** 2)
 
-    optimizer = optax.adam(0.1)
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, max(1, c.mask_steps)))
 
     @jax.jit
     def step(logits, state, key):
-        which = jax.random.randint(key, (), 0, len(truth))
-        value, slope = jax.value_and_grad(loss)(logits, key, kspace[which], truth[which])
+        """On several drawn masks at once: one alone says little about the probabilities."""
+        keys = jax.random.split(key, c.masks)
+        which = jax.random.randint(key, (c.masks,), 0, len(truth))
+        every = lambda p: jnp.mean(jax.vmap(loss, (None, 0, 0, 0))(p, keys, kspace[which], truth[which]))  # noqa: E731
+        value, slope = jax.value_and_grad(every)(logits)
         change, state = optimizer.update(slope, state)
         return logits + change, state, value
 
@@ -218,7 +225,8 @@ def learn_mask(config: Config, train: Any, test: Any, run: Run, key: Any) -> tup
         "random lines, variable density": best(
             lambda key: mri.sampling.variable_density_mask(shape, c.acceleration, key, acs=c.acs)[:, 0]
         ),
-        "learned lines": best(learned.draw),
+        "learned density": best(learned.draw),
+        "greedy lines": mri.greedy_lines(training_error, size, c.acceleration, c.acs)[0],
     }
     images = {}
     compiled = jax.jit(reconstruct)
@@ -242,36 +250,39 @@ def learn_trajectory(config: Config, train: Any, test: Any, run: Run) -> tuple[d
     c, size, voxel = config.learning, config.scan.size, config.scan.field_of_view / config.scan.size * 1e-3
     spokes = mri.trajectories.radial(c.shots, c.readout)
     start = mri.SplineTrajectory.fit(np.asarray(spokes) * 0.9, c.knots)
-    coils, noise = test.coils, config.scan.noise
+    fine, noise = coil_maps(config.scan, 2 * size), config.scan.noise
+    coils, strength = mri.unit_maps(coil_maps(config.scan, size))
 
-    # samples of the slices along any path: the transform of the noise-free images at the resolution of the scan
     def reconstruct(knots, image, key):
-        operator = forward.NUFFT((size, size), mri.SplineTrajectory(knots, c.readout)(), coils)
-        parts = jax.random.normal(key, (2, *operator.codomain.shape))
-        y = operator(image) + noise * (parts[0] + 1j * parts[1])
+        """From samples of the object on a grid twice as fine, along the shots."""
+        trajectory = mri.SplineTrajectory(knots, c.readout)()
+        y = forward.NUFFT((2 * size, 2 * size), trajectory / 2, fine)(image) / 2
+        parts = jax.random.normal(key, (2, *y.shape))
+        operator = forward.NUFFT((size, size), trajectory, coils)
+        y = y + noise * (parts[0] + 1j * parts[1])
         # the scale of Aᴴ A grows with the density at the centre: λ is relative to it
-        return mri.sense(y, operator, c.iterations, regularization=c.regularization, gradient=solve.Unroll()).x
+        return mri.sense(y, operator, c.iterations, regularization=c.regularization, gradient=solve.Unroll()).x / strength
 
-    def loss(knots, image, key):
+    def loss(knots, image, truth, key):
         x = reconstruct(knots, image, key)
         s = mri.SplineTrajectory(knots, c.readout)
         penalty = s.violation(DWELL, voxel, max_gradient=MAX_GRADIENT, max_slew=MAX_SLEW)
-        return jnp.sum(jnp.abs(x - image) ** 2) / jnp.sum(jnp.abs(image) ** 2) + 0.1 * penalty
+        return jnp.sum(jnp.abs(x - truth) ** 2) / jnp.sum(jnp.abs(truth) ** 2) + 0.1 * penalty
 
     optimizer = optax.adam(optax.cosine_decay_schedule(0.03, max(1, c.trajectory_steps)))
     key = jax.random.key(config.seed + 5)
 
     @jax.jit
-    def step(knots, state, image, key):
-        value, slope = jax.value_and_grad(loss)(knots, image, key)
+    def step(knots, state, image, truth, key):
+        value, slope = jax.value_and_grad(loss)(knots, image, truth, key)
         change, state = optimizer.update(slope, state)
         return knots + change, state, value
 
     knots = jnp.asarray(start.knots)
     state, losses = optimizer.init(knots), []
-    images = jnp.asarray(train.truth)
+    images, truths = jnp.asarray(train.image), jnp.asarray(train.truth)
     for i in range(c.trajectory_steps):
-        knots, state, value = step(knots, state, images[i % len(images)], jax.random.fold_in(key, i))
+        knots, state, value = step(knots, state, images[i % len(images)], truths[i % len(images)], jax.random.fold_in(key, i))
         losses.append(float(value))
     shown, out = {}, {}
     compiled = jax.jit(reconstruct)
@@ -281,7 +292,7 @@ def learn_trajectory(config: Config, train: Any, test: Any, run: Run) -> tuple[d
         x = np.stack(
             [
                 np.asarray(compiled(jnp.asarray(points), jnp.asarray(v), jax.random.fold_in(key, 10**6 + i)))
-                for i, v in enumerate(test.truth)
+                for i, v in enumerate(test.image)
             ]
         )
         run.metric(

@@ -32,13 +32,15 @@ class Scan(Section):
 
 @dataclasses.dataclass
 class Slices:
-    """Full k-space ``[slice, coil, y, x]``, noise-free images ``[slice, y, x]``, coil maps, voxels inside the brain, voxel size (mm)."""
+    """Full k-space ``[slice, coil, y, x]``, noise-free images ``[slice, y, x]``, coil maps, voxels inside the brain, voxel size (mm), and
+    the images on the fine grid."""
 
     kspace: Any
     truth: Any
     coils: Any
     inside: Any
     spacing: float
+    image: Any
 
 
 @dataclasses.dataclass
@@ -87,7 +89,7 @@ def simulate(scan: Scan, slices: list[int], key: Any) -> Slices:
     noise = jax.random.split(keys[1], len(slices))
     shape = (scan.size, scan.size)
     kspace = np.stack([np.asarray(mri.acquire(i, shape, fine, noise=scan.noise, key=k)) for i, k in zip(made.image, noise, strict=True)])
-    return Slices(kspace, made.truth, coil_maps(scan, scan.size), made.brain.support(), made.spacing)
+    return Slices(kspace, made.truth, coil_maps(scan, scan.size), made.brain.support(), made.spacing, made.image)
 
 
 def scores(x: Any, truth: Any) -> dict[str, float]:
