@@ -38,8 +38,11 @@ def isochromats(spins: Spins, t2_star: Any, count: int = 64) -> Spins:
     check.minimum("t2_star", t2_star, 0.0, strict=True, remedy="Give seconds; T2* = T2 means no spread.")
     if jnp.ndim(t2_star):
         check.shape("t2_star", t2_star, spins.shape, "[*spins]")
-    if check.is_concrete(t2_star) and check.is_concrete(spins.t2) and np.any(np.asarray(t2_star) > np.asarray(spins.t2) * (1 + 1e-6)):
-        check.fail("t2_star", "times not above T2", "a larger one", "1/T2* = 1/T2 + 1/T2′: dephasing only adds.")
+    if check.is_concrete(t2_star) and check.is_concrete(spins.t2):
+        given, longest = np.broadcast_arrays(np.asarray(t2_star), np.asarray(spins.t2))
+        if np.any(over := given > longest * (1 + 1e-6)):
+            got = f"{given[over].flat[0]:.4g} s where T2 is {longest[over].flat[0]:.4g} s"
+            check.fail("t2_star", "times not above T2", got, "1/T2* = 1/T2 + 1/T2′, in seconds: dephasing only adds.")
     end = math.log(1.2 * n + 1)  # balances what lies beyond the ends against the gaps between the frequencies
     s = end * ((2 * np.arange(n) + 1) / n - 1)
     weights = 1 / np.cosh(s)

@@ -92,6 +92,7 @@ def gaussian_pulse(
 def slice_gradient(bandwidth: Any, thickness: Any, nucleus: str | Nucleus = "1H") -> Any:
     """G = 2π · bandwidth/(γ · thickness), T/m: the pulse's frequencies meet a slice of that thickness (m)."""
     check.minimum("thickness", thickness, 0.0, strict=True, remedy="Give metres.")
+    check.plausible("thickness", thickness, 1.0, "metres", "If it is in mm, divide by 1000.")
     return 2 * math.pi * bandwidth / (named(nucleus).gamma * thickness)
 
 

@@ -77,7 +77,10 @@ def _wait(duration, name, spoil=False):
 class _Encoder:
     """Gradient areas (T s/m) and lobes of a Cartesian scan."""
 
-    def __init__(self, shape, fov, readout, prephase, nucleus):
+    def __init__(self, shape, fov, readout, prephase, nucleus, **times):
+        for name, value in times.items():
+            check.minimum(name, value, 0.0, strict=True, remedy="Give seconds.")
+            check.plausible(name, value, 30.0 if name == "tr" else 2.0, "seconds", "If it is in ms, divide by 1000.")
         self.ny, self.nx = (check.positive_int("shape", n) for n in shape)
         if not all(check.is_concrete(f) for f in jax.tree.leaves(fov)):
             check.fail("fov", "a known size", "one that is being traced", "Close over it: it belongs to the compiled program.")
@@ -145,7 +148,7 @@ def gradient_echo(
     Raises:
         ValueError: times into which the parts do not fit, a pulse for another nucleus.
     """
-    e = _Encoder(shape, fov, readout, prephase, nucleus)
+    e = _Encoder(shape, fov, readout, prephase, nucleus, tr=tr, te=te)
     flip = _number(ernst_angle(tr, t1)) if flip is None else flip
     pulse = _pulse(pulse, flip, nucleus)
     start = excitation(pulse, thickness)
@@ -185,7 +188,7 @@ def multi_echo(
 
     The refocusing pulses are hard, turn all slices, and lie 90° ahead of the excitation's phase, so that their errors cancel in the train.
     """
-    e = _Encoder(shape, fov, readout, prephase, nucleus)
+    e = _Encoder(shape, fov, readout, prephase, nucleus, tr=tr, te=spacing)
     check.positive_int("echoes", echoes)
     pulse = _pulse(pulse, math.pi / 2, nucleus, phase=-math.pi / 2)
     start = excitation(pulse, thickness)
@@ -211,7 +214,7 @@ def balanced_ssfp(
 
     ``dummies``: excitations before the first line is kept. The rest: as for ``gradient_echo``.
     """
-    e = _Encoder(shape, fov, readout, prephase, nucleus)
+    e = _Encoder(shape, fov, readout, prephase, nucleus, tr=tr)
     pulse = _pulse(pulse, flip, nucleus)
     positive = excitation(pulse, thickness)
     negative = excitation(replace(pulse, rf=-jnp.asarray(pulse.rf)), thickness)

@@ -201,6 +201,15 @@ def test_a_pulse_for_another_nucleus_is_refused():
         mri.hard_pulse(0.3, nucleus="sodium")
 
 
+def test_times_in_milliseconds_are_noticed():
+    with pytest.warns(UserWarning, match="te: values up to 5.*divide by 1000"):
+        sequences.gradient_echo(SHAPE, FOV, tr=20, te=5)
+    with pytest.warns(UserWarning, match="thickness"):
+        mri.slice_gradient(1e3, 5.0)
+    with pytest.raises(ValueError, match="te"):
+        sequences.spin_echo(SHAPE, FOV, tr=1.0, te=-0.01)
+
+
 def test_times_may_be_traced(x64):
     """d|S|/dTE = −|S|/T2; inversion, repetition and readout times against finite differences."""
     t2 = 30e-3
