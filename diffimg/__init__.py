@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_SUBMODULES = ("bridge", "core", "ct", "data", "energy", "experiment", "forward", "metrics", "mri", "solve", "testing")
+_SUBMODULES = ("bridge", "core", "ct", "data", "energy", "experiment", "forward", "learn", "metrics", "mri", "nn", "solve", "testing")
 __all__ = ["__version__", *_SUBMODULES]
 
 

@@ -1,0 +1,27 @@
+"""Networks (flax nnx modules), split once into a pure function and its parameters. The only folder that imports flax."""
+
+from diffimg.nn.convolution import convolve, down_convolve, max_pool, mean_pool, up_convolve
+from diffimg.nn.dncnn import DnCNN
+from diffimg.nn.drunet import DRUNet
+from diffimg.nn.functional import Apply, count, join, split
+from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvolution
+from diffimg.nn.unet import UNet
+
+__all__ = [
+    "ACTIVATIONS",
+    "Apply",
+    "Convolution",
+    "DRUNet",
+    "DnCNN",
+    "DownConvolution",
+    "UNet",
+    "UpConvolution",
+    "convolve",
+    "count",
+    "down_convolve",
+    "join",
+    "max_pool",
+    "mean_pool",
+    "split",
+    "up_convolve",
+]
