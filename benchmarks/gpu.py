@@ -108,17 +108,10 @@ def _parallel(table, quick):
     peer = _Cuda(geometry, x)
     wait, sinogram, image = (getattr(peer, name, None) for name in ("wait", "sinogram", "image"))
     size = f"{n}², {views} views"
-    y = None
     for method in ("fourier", "joseph"):
         operator = forward.Radon(geometry, method=method)
         for kind, a in (("prepared", operator.prepare()), ("traced", jax.tree.map(jnp.asarray, operator))):
-            program, seconds, _ = compiled(lambda a, v: a(v), a, x)
-            back, back_seconds, _ = compiled(lambda a, v: a.H(v), a, program(a, x))
-            own = functools.partial(program, a, x)
-            _add(table, f"parallel {size}, {method}, {kind}: forward", own, "ASTRA CUDA", peer.forward, wait, sinogram, seconds)
-            y = program(a, x) if peer.forward is None else jnp.asarray(sinogram())
-            own = functools.partial(back, a, y)
-            _add(table, f"parallel {size}, {method}, {kind}: back", own, "ASTRA CUDA", peer.back, wait, image, back_seconds)
+            _both_ways(table, f"parallel {size}, {method}, {kind}", a, x, peer)
             if method == "fourier" and kind == "prepared":
                 normal, seconds, _ = compiled(lambda a, v: a.normal(v), a, x)
                 both = None if peer.forward is None else lambda: (peer.forward(), peer.back())
@@ -137,15 +130,18 @@ def _fan(table, quick):
     geometry = fan.scan(n, views)
     x = data.shepp_logan(n / 2).rasterize((n, n)).astype(jnp.float32)
     peer = _Cuda(geometry, x)
+    _both_ways(table, f"fan {n}², {views} views", jax.tree.map(jnp.asarray, forward.Radon(geometry)), x, peer)
+
+
+def _both_ways(table, case, a, x, peer):
+    """Projection and back projection, of one sinogram on both sides."""
+    program, seconds, _ = compiled(lambda a, v: a(v), a, x)
+    y = program(a, x)
+    back, back_seconds, _ = compiled(lambda a, v: a.H(v), a, y)
     wait, sinogram, image = (getattr(peer, name, None) for name in ("wait", "sinogram", "image"))
-    operator = jax.tree.map(jnp.asarray, forward.Radon(geometry))
-    program, seconds, _ = compiled(lambda a, v: a(v), operator, x)
-    back, back_seconds, _ = compiled(lambda a, v: a.H(v), operator, program(operator, x))
-    own = functools.partial(program, operator, x)
-    _add(table, f"fan {n}², {views} views: forward", own, "ASTRA CUDA", peer.forward, wait, sinogram, seconds)
-    y = program(operator, x) if peer.forward is None else jnp.asarray(sinogram())
-    own = functools.partial(back, operator, y)
-    _add(table, f"fan {n}², {views} views: back", own, "ASTRA CUDA", peer.back, wait, image, back_seconds)
+    _add(table, f"{case}: forward", functools.partial(program, a, x), "ASTRA CUDA", peer.forward, wait, sinogram, seconds)
+    y = y if peer.forward is None else jnp.asarray(sinogram())
+    _add(table, f"{case}: back", functools.partial(back, a, y), "ASTRA CUDA", peer.back, wait, image, back_seconds)
 
 
 def _cone(table, quick):

@@ -1,14 +1,8 @@
-"""Convolution of images with channels, and the sampling between scales of a network, with gradients as fast as the values.
-
-XLA's weight gradient on a CPU takes several times as long as the convolution itself. Here it is a matrix product per block of rows:
-the shifted copies of the block beside each other, times the gradient (im2col). On accelerators XLA's own is taken.
-"""
+"""Convolution of images with channels, and the sampling between the scales of a network: channels last, any batch axes."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import math
 from typing import Any
 
 import jax
@@ -16,9 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffimg.core import check
-from diffimg.core.pair import Pair, paired
 
-_ROWS = 2048  # pixels of one block: its shifted copies stay in the cache
 _AXES = {1: "X", 2: "YX", 3: "ZYX"}
 
 
@@ -44,8 +36,9 @@ def convolve(x: Any, kernel: Any, bias: Any = None) -> jax.Array:
     if x.ndim <= ndim or x.shape[-1] != kernel.shape[-2]:
         check.fail("x", f"[..., *space, {kernel.shape[-2]} channels] of {ndim} axes of space", f"shape {x.shape}")
     flat = x.reshape(-1, *x.shape[-ndim - 1 :])
-    dtype = jnp.result_type(flat, kernel)
-    y = paired(_PAIR, kernel.astype(dtype), flat.astype(dtype))
+    dtype, axes = jnp.result_type(flat, kernel), _AXES[ndim]
+    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    y = lax.conv_general_dilated(flat.astype(dtype), kernel.astype(dtype), (1,) * ndim, "SAME", dimension_numbers=numbers)
     y = y.reshape(*x.shape[:-1], kernel.shape[-1])
     return y if bias is None else y + jnp.asarray(bias, y.dtype)
 
@@ -107,65 +100,3 @@ def _blocks(x, ndim):
     shape = itertools.chain(*((n // 2, 2) for n in space))
     lead = x.ndim - ndim - 1
     return x.reshape(*x.shape[:lead], *shape, x.shape[-1]), tuple(lead + 1 + 2 * a for a in range(ndim))
-
-
-def _forward(kernel, x):
-    axes = _AXES[kernel.ndim - 2]
-    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    return lax.conv_general_dilated(x, kernel, (1,) * len(axes), "SAME", dimension_numbers=numbers)
-
-
-def _transpose(kernel, y):
-    ndim = kernel.ndim - 2
-    return _forward(jnp.swapaxes(jnp.flip(kernel, range(ndim)), -1, -2), y)
-
-
-def _gradient(kernel, x, y):
-    """Of ⟨y, kernel ⋆ x⟩ in the kernel."""
-    return lax.platform_dependent(x, y, cpu=functools.partial(_by_blocks, kernel.shape), default=functools.partial(_by_xla, kernel.shape))
-
-
-def _by_xla(shape, x, y):
-    return jax.linear_transpose(lambda k: _forward(k, x), jax.ShapeDtypeStruct(shape, x.dtype))(y)[0]
-
-
-def _by_blocks(shape, x, y):
-    *size, channels, outputs = shape
-    if channels == 1 or outputs == 1:
-        return _by_xla(shape, x, y)  # the matrices would be vectors
-    batch, first, *rest = x.shape[:-1]
-    rows = max(1, min(first, _ROWS // max(1, math.prod(rest))))
-    fill = -first % rows
-    edges = [(k // 2, k // 2) for k in size]
-    x = jnp.pad(x, ((0, 0), (edges[0][0], edges[0][1] + fill), *edges[1:], (0, 0)))
-    y = jnp.pad(y, ((0, 0), (0, fill), *((0, 0),) * (y.ndim - 2)))
-    blocks = (first + fill) // rows
-
-    def add(total, k):
-        image, start = k // blocks, (k % blocks) * rows
-        zeros = (0,) * (x.ndim - 2)
-        part = lax.dynamic_slice(x, (image, start, *zeros), (1, rows + size[0] - 1, *x.shape[2:]))[0]
-        weights = lax.dynamic_slice(y, (image, start, *zeros), (1, rows, *y.shape[2:])).reshape(-1, outputs)
-        shifts = itertools.product(*(range(s) for s in size))
-        lengths = (rows, *rest)
-        shifted = [part[tuple(slice(s, s + n) for s, n in zip(shift, lengths, strict=True))] for shift in shifts]
-        columns = jnp.concatenate(shifted, -1).reshape(weights.shape[0], -1)
-        return total + lax.dot_general(weights, columns, (((0,), (0,)), ((), ()))), None
-
-    total = lax.scan(add, jnp.zeros((outputs, math.prod(size) * channels), x.dtype), jnp.arange(batch * blocks))[0]
-    return total.T.reshape(shape)
-
-
-def _forward_tangent(kernel, direction, x):
-    return _forward(direction, x)
-
-
-def _transpose_tangent(kernel, direction, y):
-    return _transpose(direction, y)
-
-
-def _gradient_tangent(kernel, direction, x, y):
-    return jnp.zeros_like(kernel)  # the map is linear in the kernel
-
-
-_PAIR = Pair(_forward, _transpose, _forward_tangent, _transpose_tangent, _gradient, _gradient_tangent)
