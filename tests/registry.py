@@ -132,6 +132,14 @@ def _like(t):
     return array(IMAGE, t)
 
 
+def _network(params, x):
+    return jnp.log1p((params * x) ** 2)
+
+
+def _wiener(params, x, sigma):
+    return x / (1 + params * sigma**2)
+
+
 # name: (factory, image at which its gradient is taken or None)
 ENERGIES = {
     "zero": lambda t: e.Zero(),
@@ -150,6 +158,11 @@ ENERGIES = {
     "huber tv": lambda t: e.HuberTV(array(0.3, t), array(0.1, t)),
     "smooth tv": lambda t: e.SmoothTV(array(0.3, t), array(0.05, t)),
     "fields of experts": lambda t: e.FieldsOfExperts(array(NOISE[:6, :9].reshape(6, 3, 3), t), array(NOISE[:6, 0] ** 2, t), array(0.7, t)),
+    "ridge regularizer": lambda t: e.RidgeRegularizer(
+        array(NOISE[:6, :9].reshape(6, 3, 3), t), array(0.5 + NOISE[:6, 0] ** 2, t), array([1.0, 0.3, -0.2], t), 0.8, (0.0, 0.7, 1.5, 2.5)
+    ),
+    "network": lambda t: e.Network(_network, array(0.6, t), array(0.3, t)),
+    "red": lambda t: e.RED(_wiener, array(0.6, t), array(0.5, t), array(0.3, t)),
     "nuclear norm": lambda t: e.NuclearNorm(array(0.3, t)),
     "box": lambda t: e.Box(-0.2, 0.7),
     "non-negative": lambda t: e.NonNegative(),

@@ -3,18 +3,22 @@
 from diffimg.energy.base import ComposedEnergy, Energy, EnergySum, ScaledEnergy, Zero
 from diffimg.energy.compound_poisson import CompoundPoisson
 from diffimg.energy.data import GaussianLikelihood, LeastSquares
-from diffimg.energy.fields_of_experts import FieldsOfExperts, dct_filters
+from diffimg.energy.fields_of_experts import FieldsOfExperts
+from diffimg.energy.filter_bank import dct_filters
 from diffimg.energy.group import GroupL1
+from diffimg.energy.learned import RED, Network, PlugAndPlay
 from diffimg.energy.low_rank import NuclearNorm
 from diffimg.energy.noise import Gaussian, Noise, Poisson, PoissonGaussian, Transmission
 from diffimg.energy.poisson import PoissonLikelihood
 from diffimg.energy.regularizers import H1, L1, Box, NonNegative, SquaredL2, Tikhonov, WaveletL1
+from diffimg.energy.ridge import RidgeRegularizer
 from diffimg.energy.smooth_tv import HuberTV, SmoothTV
 from diffimg.energy.tv import DualState, TotalVariation
 
 __all__ = [
     "H1",
     "L1",
+    "RED",
     "Box",
     "ComposedEnergy",
     "CompoundPoisson",
@@ -27,12 +31,15 @@ __all__ = [
     "GroupL1",
     "HuberTV",
     "LeastSquares",
+    "Network",
     "Noise",
     "NonNegative",
     "NuclearNorm",
+    "PlugAndPlay",
     "Poisson",
     "PoissonGaussian",
     "PoissonLikelihood",
+    "RidgeRegularizer",
     "ScaledEnergy",
     "SmoothTV",
     "SquaredL2",

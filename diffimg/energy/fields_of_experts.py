@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
 from diffimg.energy.base import Energy
+from diffimg.energy.filter_bank import admit_filters, gain, responses
 from diffimg.energy.weight import nonnegative, positive, real_like
 
 POTENTIALS = ("student", "huber", "charbonnier")
@@ -41,10 +41,7 @@ class FieldsOfExperts(Energy):
     potential: str = static(default="student")
 
     def __post_init__(self):
-        filters = check.array("filters", self.filters)
-        check.ndim("filters", filters, 3, "[filter, ky, kx]")
-        check.real("filters", filters)
-        check.finite("filters", filters)
+        filters = admit_filters(self.filters)
         object.__setattr__(self, "filters", filters)
         nonnegative("weights", self.weights)
         positive("scale", self.scale)
@@ -66,30 +63,11 @@ class FieldsOfExperts(Energy):
 
     def responses(self, x: Any) -> jax.Array:
         """f_i ∗ x, ``[filter, ..., y, x]``."""
-        filters = jnp.asarray(self.filters, jnp.finfo(x.dtype).dtype)
-        count, ky, kx = filters.shape
-        if x.ndim < 2 or x.shape[-2] < ky or x.shape[-1] < kx:
-            check.fail("x", f"images of at least {ky} × {kx}", f"shape {x.shape}")
-        parts = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x[None]
-        flat = parts.reshape(-1, 1, *x.shape[-2:])
-        top, left = ky // 2, kx // 2
-        padded = jnp.pad(flat, ((0, 0), (0, 0), (top, ky - 1 - top), (left, kx - 1 - left)), mode="wrap")
-        out = jax.lax.conv_general_dilated(padded, filters[:, None], (1, 1), "VALID", precision="highest")
-        out = jnp.moveaxis(out, 1, 0).reshape(count, *parts.shape)
-        return jax.lax.complex(out[:, 0], out[:, 1]) if jnp.iscomplexobj(x) else out[:, 0]
+        return responses(self.filters, x)
 
     def lipschitz(self) -> jax.Array:
-        """max over frequencies of Σ_i weight_i |f̂_i|², times sup|ρ''| = 1, over scale²; bounded by Young's inequality: ‖f_i‖₁²."""
-        filters = jnp.asarray(self.filters)
-        norms = jnp.sum(jnp.abs(filters), axis=(1, 2)) ** 2
-        size = 64
-        spectrum = jnp.abs(jnp.fft.rfft2(filters, (size, size))) ** 2
-        weights = jnp.broadcast_to(jnp.asarray(self.weights, norms.dtype), norms.shape)
-        # between 64² sampled frequencies a short filter's spectrum rises little: Bernstein's inequality for trigonometric polynomials
-        ky, kx = filters.shape[1:]
-        slack = 1 / (1 - np.pi * (ky - 1 + kx - 1) / size)
-        bound = jnp.max(jnp.sum(weights[:, None, None] * spectrum, 0)) * (slack if 0 < slack < 4 else jnp.inf)
-        return jnp.minimum(bound, jnp.sum(weights * norms)) / jnp.asarray(self.scale) ** 2
+        """max over frequencies of Σ_i weight_i |f̂_i|², times sup|ρ''| = 1, over scale²."""
+        return gain(self.filters, self.weights) / jnp.asarray(self.scale) ** 2
 
     def _squared(self, responses):
         return (responses * jnp.conj(responses)).real / real_like(self.scale, responses) ** 2
@@ -114,13 +92,3 @@ def _factor(potential, squared):
     if potential == "charbonnier":
         return 1 / jnp.sqrt(1 + squared)
     return 1 / jnp.sqrt(jnp.maximum(squared, 1))
-
-
-def dct_filters(size: int = 5) -> np.ndarray:
-    """The size² − 1 two-dimensional cosine filters without the constant one, ``[filter, size, size]`` float32, orthonormal."""
-    check.positive_int("size", size)
-    n = np.arange(size)
-    basis = np.cos(np.pi * (n + 0.5) * n[:, None] / size) * np.sqrt(2 / size)
-    basis[0] /= np.sqrt(2)
-    filters = np.einsum("iy,jx->ijyx", basis, basis).reshape(-1, size, size)
-    return filters[1:].astype(np.float32)

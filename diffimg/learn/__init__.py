@@ -1,6 +1,9 @@
 """Training: one engine for every loss; the principles by which priors and reconstructions are learned."""
 
+from diffimg.learn.bilevel import Bilevel
 from diffimg.learn.checkpoints import Checkpoints
+from diffimg.learn.plug_and_play import LipschitzEstimate, dpir, lipschitz_estimate
 from diffimg.learn.train import Trained, train
+from diffimg.learn.weights import load_weights, save_weights
 
-__all__ = ["Checkpoints", "Trained", "train"]
+__all__ = ["Bilevel", "Checkpoints", "LipschitzEstimate", "Trained", "dpir", "lipschitz_estimate", "load_weights", "save_weights", "train"]

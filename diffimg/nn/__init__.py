@@ -3,8 +3,9 @@
 from diffimg.nn.convolution import convolve, down_convolve, max_pool, mean_pool, up_convolve
 from diffimg.nn.dncnn import DnCNN
 from diffimg.nn.drunet import DRUNet
-from diffimg.nn.functional import Apply, count, join, split
+from diffimg.nn.functional import Apply, count, join, on_images, split
 from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvolution
+from diffimg.nn.published import load_published
 from diffimg.nn.unet import UNet
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "count",
     "down_convolve",
     "join",
+    "load_published",
     "max_pool",
     "mean_pool",
+    "on_images",
     "split",
     "up_convolve",
 ]

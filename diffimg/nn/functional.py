@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from diffimg.core import check
@@ -38,6 +39,32 @@ def split(module: nnx.Module) -> tuple[Apply, dict]:
 def join(apply: Apply, params: Any) -> nnx.Module:
     """The module again, with these numbers."""
     return nnx.merge(apply.graph, nnx.State(params))
+
+
+@dataclasses.dataclass(frozen=True)
+class OnImages:
+    """``function(params, x, *more)`` for images without an axis of channels: see ``on_images``."""
+
+    apply: Apply
+
+    def __call__(self, params: Any, x: Any, *more: Any) -> jax.Array:
+        channels = jnp.stack([x.real, x.imag], -1) if jnp.iscomplexobj(x) else x[..., None]
+        out = self.apply(params, channels, *more)
+        if out.ndim < channels.ndim:
+            return out  # a number for each image
+        if jnp.iscomplexobj(x) and out.shape[-1] == 2:
+            return jax.lax.complex(out[..., 0], out[..., 1])
+        return out[..., 0] if out.shape[-1] == 1 else out
+
+
+def on_images(apply: Apply) -> OnImages:
+    """The network on images ``[..., y, x]``: one channel for real ones, two (real and imaginary part) for complex ones.
+
+    What ``energy.Network``, ``energy.PlugAndPlay`` and ``energy.RED`` take.
+    """
+    if not isinstance(apply, Apply):
+        check.fail("apply", "the first result of nn.split", check.describe(apply))
+    return OnImages(apply)
 
 
 def count(params: Any) -> int:
