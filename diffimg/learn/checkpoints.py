@@ -51,7 +51,7 @@ class Checkpoints:
         here = structure(self._like)
         path = self.folder / "structure.json"
         if not path.exists():
-            temporary = path.with_suffix(".new")
+            temporary = path.with_suffix(f".{jax.process_index()}.new")
             temporary.write_text(json.dumps(here, indent=0))
             temporary.replace(path)
             return

@@ -75,7 +75,8 @@ def train(
         patience: validations without a better one before the training stops.
         folder: for checkpoints (every ``checkpoint_every`` steps), ``log.jsonl`` and resumption; None for none.
         log_every: steps between two lines of the log; the loss there is the mean since the last.
-        devices: split every batch over them (data-parallel); the parameters are copied. Default: where JAX puts things.
+        devices: split every batch over them (data-parallel); the parameters are copied. Default: where JAX puts things. Several hosts:
+            ``jax.distributed.initialize()`` in each, then the same call everywhere with ``devices=jax.devices()``; ``folder`` is shared.
         report: called with every line of the log.
 
     Returns:
@@ -182,7 +183,8 @@ class _Loop:
         self._restart(done)
 
     def _validated(self, validate, state, done):
-        current = jax.tree.map(jnp.array, _current(state))  # the state's own arrays are given away in the next step
+        # the state's own arrays are given away in the next step; over several hosts, each judges a copy of its own
+        current = jax.tree.map(lambda v: jnp.array(np.asarray(v)), _current(state))
         values = validate(current)
         values = values if isinstance(values, dict) else {"loss": values}
         if "loss" not in values:
@@ -285,14 +287,18 @@ class _Split(_Here):
         self._copied, self._split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
 
     def state(self, tree):
-        return jax.device_put(tree, self._copied)
+        return self._put(tree, self._copied)
 
     def batch(self, tree):
-        def split(v):
-            host = np.asarray(v)
-            return jax.make_array_from_callback(host.shape, self._split, lambda index: host[index])
+        return self._put(super().batch(tree), self._split)
 
-        return jax.tree.map(split, super().batch(tree))
+    def _put(self, tree, sharding):
+        # through the host: jax.device_put of an array on one device to several processes leaves one that cannot be saved (jax 0.10)
+        def put(v):
+            host = np.asarray(v)
+            return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+        return jax.tree.map(put, tree)
 
 
 def _placement(devices, accumulate):
@@ -307,8 +313,9 @@ class _Log:
     """Lines in memory and, with a folder, in ``log.jsonl``."""
 
     def __init__(self, folder, report):
-        self.lines, self._report, self._file = [], report, None
-        self._path = None if folder is None else pathlib.Path(folder) / "log.jsonl"
+        first = jax.process_index() == 0  # of several hosts one writes
+        self.lines, self._report, self._file = [], report if first else None, None
+        self._path = None if folder is None or not first else pathlib.Path(folder) / "log.jsonl"
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -145,10 +146,10 @@ def test_refused():
             learn.train(**given)
 
 
-def run(code, devices=1, **options):
+def run(code, devices=1, arguments=(), **options):
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = f"{HERE}{os.pathsep}{HERE.parents[1]}"
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
 def test_two_devices_learn_as_one():
@@ -162,6 +163,30 @@ def test_two_devices_learn_as_one():
     assert process.returncode == 0
     one = [v["loss"] for v in learn.train(loss, START, batch, 20, key=KEY, log_every=1).history]
     np.testing.assert_allclose(json.loads(out), one, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(tmp_path):
+    """Two hosts, here two processes on one machine: one loss curve, one log, checkpoints that either both write or none."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import jax, json, sys\n"
+        f"jax.distributed.initialize('localhost:{port}', 2, int(sys.argv[1]))\n"
+        "import test_train as t; from diffimg import learn\n"
+        "assert jax.device_count() == 2 and len(jax.local_devices()) == 1\n"
+        f"kept = dict(validate=t.validate, checkpoint_every=10, log_every=1, average=0.9, folder={str(tmp_path / 'run')!r})\n"
+        "go = lambda n: learn.train(t.loss, t.START, t.batch, n, key=t.KEY, devices=jax.devices(), validate_every=10, **kept)\n"
+        "go(10); r = go(20)\n"
+        "if jax.process_index() == 0: print(json.dumps([v['loss'] for v in r.history if 'loss' in v]))\n"
+    )
+    processes = [run(code, 1, arguments=[str(k)]) for k in range(2)]
+    outputs = [p.communicate(timeout=300)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0]
+    one = [v["loss"] for v in learn.train(loss, START, batch, 20, key=KEY, log_every=1).history]
+    np.testing.assert_allclose(json.loads(outputs[0].splitlines()[-1]), one, rtol=1e-5)
+    assert len([v for v in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"loss"' in v]) == 20
 
 
 @pytest.mark.slow
