@@ -188,24 +188,18 @@ def learn_mask(config: Config, train: Any, test: Any, run: Run, key: Any) -> tup
         mask = mri.LearnedMask(logits, c.acceleration, c.acs, SLOPE)(key)
         return jnp.sum(jnp.abs(reconstruct(mask, full) - truth) ** 2) / jnp.sum(jnp.abs(truth) ** 2)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, max(1, c.mask_steps)))
-
-    @jax.jit
-    def step(logits, state, key):
-        """On several drawn masks at once: one alone says little about the probabilities."""
-        keys = jax.random.split(key, c.masks)
+    def batch(key, step):
+        """Several masks drawn at once: one alone says little about the probabilities."""
         which = jax.random.randint(key, (c.masks,), 0, len(truth))
-        every = lambda p: jnp.mean(jax.vmap(loss, (None, 0, 0, 0))(p, keys, kspace[which], truth[which]))  # noqa: E731
-        value, slope = jax.value_and_grad(every)(logits)
-        change, state = optimizer.update(slope, state)
-        return logits + change, state, value
+        return jax.random.split(key, c.masks), kspace[which], truth[which]
+
+    def mean_loss(logits, batch, key):
+        return jnp.mean(jax.vmap(loss, (None, 0, 0, 0))(logits, *batch))
 
     # lines near the centre start likelier
     logits = jnp.asarray(1.0 - 4.0 * np.abs(np.arange(size) - size // 2) / size * 2, jnp.float32)
-    state, losses = optimizer.init(logits), []
-    for i in range(c.mask_steps):
-        logits, state, value = step(logits, state, jax.random.fold_in(key, i))
-        losses.append(float(value))
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, max(1, c.mask_steps)))
+    logits, losses = _trained(mean_loss, logits, batch, c.mask_steps, key, optimizer)
     learned = mri.LearnedMask(logits, c.acceleration, c.acs)
     shape = (size, size)
 
@@ -269,21 +263,17 @@ def learn_trajectory(config: Config, train: Any, test: Any, run: Run) -> tuple[d
         penalty = s.violation(DWELL, voxel, max_gradient=MAX_GRADIENT, max_slew=MAX_SLEW)
         return jnp.sum(jnp.abs(x - truth) ** 2) / jnp.sum(jnp.abs(truth) ** 2) + 0.1 * penalty
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.03, max(1, c.trajectory_steps)))
     key = jax.random.key(config.seed + 5)
-
-    @jax.jit
-    def step(knots, state, image, truth, key):
-        value, slope = jax.value_and_grad(loss)(knots, image, truth, key)
-        change, state = optimizer.update(slope, state)
-        return knots + change, state, value
-
-    knots = jnp.asarray(start.knots)
-    state, losses = optimizer.init(knots), []
     images, truths = jnp.asarray(train.image), jnp.asarray(train.truth)
-    for i in range(c.trajectory_steps):
-        knots, state, value = step(knots, state, images[i % len(images)], truths[i % len(images)], jax.random.fold_in(key, i))
-        losses.append(float(value))
+
+    def batch(key, step):
+        return images[step % len(images)][None], truths[step % len(images)][None]
+
+    def one(knots, batch, key):
+        return loss(knots, batch[0][0], batch[1][0], key)
+
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.03, max(1, c.trajectory_steps)))
+    knots, losses = _trained(one, jnp.asarray(start.knots), batch, c.trajectory_steps, key, optimizer)
     shown, out = {}, {}
     compiled = jax.jit(reconstruct)
     for name, points in {"radial (start)": start.knots, "learned shots": knots}.items():
@@ -304,6 +294,16 @@ def learn_trajectory(config: Config, train: Any, test: Any, run: Run) -> tuple[d
         )
         shown[name], out[name] = np.asarray(s()), x[0]
     return shown, out, {"relative error": (np.arange(len(losses)), losses)}
+
+
+def _trained(loss, params, batch, steps, key, optimizer):
+    """(parameters, loss of every step)."""
+    from diffimg import learn
+
+    if not steps:
+        return params, []
+    result = learn.train(loss, params, batch, steps, key=key, optimizer=optimizer, log_every=1).check()
+    return result.params, [line["loss"] for line in result.history]
 
 
 recipe = Recipe(Config, function, headline=("psnr_db", "ssim", "acceleration", "width", "sidelobe"))
