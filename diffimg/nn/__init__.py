@@ -3,7 +3,7 @@
 from diffimg.nn.convolution import convolve, down_convolve, max_pool, mean_pool, up_convolve
 from diffimg.nn.dncnn import DnCNN
 from diffimg.nn.drunet import DRUNet
-from diffimg.nn.functional import Apply, count, join, on_images, split
+from diffimg.nn.functional import Apply, count, join, on_images, split, structure
 from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvolution
 from diffimg.nn.published import load_published
 from diffimg.nn.unet import UNet
@@ -26,5 +26,6 @@ __all__ = [
     "mean_pool",
     "on_images",
     "split",
+    "structure",
     "up_convolve",
 ]

@@ -36,6 +36,11 @@ def split(module: nnx.Module) -> tuple[Apply, dict]:
     return Apply(graph), nnx.to_pure_dict(state)
 
 
+def structure(module: type[nnx.Module], *arguments: Any, **options: Any) -> Apply:
+    """The apply of ``split(module(*arguments, rngs=…, **options))``, without drawing any numbers: for parameters that come from a file."""
+    return Apply(nnx.split(nnx.eval_shape(lambda: module(*arguments, rngs=nnx.Rngs(0), **options)))[0])
+
+
 def join(apply: Apply, params: Any) -> nnx.Module:
     """The module again, with these numbers."""
     return nnx.merge(apply.graph, nnx.State(params))

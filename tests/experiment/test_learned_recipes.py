@@ -1,0 +1,45 @@
+"""The experiments of learned reconstruction in small."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from diffimg import learn
+from diffimg.experiment.cli import app
+
+SMALL = [
+    "data.test_size=48",
+    "data.scales=[0.5]",
+    "ridge.filter_size=3",
+    "ridge.steps=60",
+    "ridge.weak=[0.5]",
+    "network.widths=[8]",
+    "network.blocks=1",
+    "network.steps=40",
+    "network.batch=4",
+    "tv_weights=[0.08]",
+]
+JOBS = {"denoising": SMALL}
+
+
+@pytest.fixture(autouse=True)
+def samples():
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+
+
+def test_denoising(job, tmp_path):
+    m = job("denoising", [*SMALL, f"cache.folder={json.dumps(str(tmp_path))}"])
+    assert 26 < m["total variation"]["psnr_db"] < 30 and 20 < m["noisy"]["psnr_db"] < 20.4
+    assert m["weakly convex ridge"]["psnr_db"] > 23 and m["DRUNet"]["psnr_db"] > 5  # a start
+    assert m["weakly convex ridge"]["parameters"] == 8 * 9 + 8 + 9 + 2
+    # a second run takes the trainings as they are
+    out = tmp_path / "again"
+    arguments = [v for s in [*SMALL, f"cache.folder={json.dumps(str(tmp_path))}"] for v in ("--set", s)]
+    assert CliRunner().invoke(app, ["run", "denoising", "--out", str(out), *arguments]).exit_code == 0
+    again = json.loads((out / "metrics.json").read_text())
+    assert again["methods"]["weakly convex ridge"]["psnr_db"] == pytest.approx(m["weakly convex ridge"]["psnr_db"], abs=1e-4)
+    assert again["methods"]["DRUNet"]["training_seconds"] == pytest.approx(m["DRUNet"]["training_seconds"])
+    params, about = learn.load_weights(out / "weakly_convex_ridge.npz")
+    assert params["filters"].shape == (8, 3, 3) and about["model"]["kind"] == "ridge"
