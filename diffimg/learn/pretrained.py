@@ -38,7 +38,7 @@ class Pretrained:
                 return constrained_ridge(self.params, model["weak"], tuple(model["knots"]))
             case "drunet":
                 apply = nn.structure(nn.DRUNet, 1, model["widths"], model["blocks"])
-                return PlugAndPlay(nn.on_images(apply), self.params, 1.0, tuple(model["sigma_range"]))
+                return PlugAndPlay(nn.on_images(apply, separately=True), self.params, 1.0, tuple(model["sigma_range"]))
             case other:
                 check.fail("prior", "a model that is a prior", f"{self.name!r}, {other}", "Look at its card.")
 

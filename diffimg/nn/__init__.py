@@ -7,6 +7,7 @@ from diffimg.nn.functional import Apply, count, join, on_images, split, structur
 from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvolution
 from diffimg.nn.published import load_published
 from diffimg.nn.unet import UNet
+from diffimg.nn.unrolled import LearnedPGM, LearnedPrimalDual, MoDL, VariationalNetwork
 
 __all__ = [
     "ACTIVATIONS",
@@ -15,8 +16,12 @@ __all__ = [
     "DRUNet",
     "DnCNN",
     "DownConvolution",
+    "LearnedPGM",
+    "LearnedPrimalDual",
+    "MoDL",
     "UNet",
     "UpConvolution",
+    "VariationalNetwork",
     "convolve",
     "count",
     "down_convolve",

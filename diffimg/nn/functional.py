@@ -51,25 +51,30 @@ class OnImages:
     """``function(params, x, *more)`` for images without an axis of channels: see ``on_images``."""
 
     apply: Apply
+    separately: bool = False
 
     def __call__(self, params: Any, x: Any, *more: Any) -> jax.Array:
-        channels = jnp.stack([x.real, x.imag], -1) if jnp.iscomplexobj(x) else x[..., None]
+        if not jnp.iscomplexobj(x):
+            return self._real(params, x[..., None], *more)
+        if self.separately:
+            return jax.lax.complex(*(self._real(params, part[..., None], *more) for part in (x.real, x.imag)))
+        out = self._real(params, jnp.stack([x.real, x.imag], -1), *more)
+        return jax.lax.complex(out[..., 0], out[..., 1]) if out.ndim > x.ndim and out.shape[-1] == 2 else out
+
+    def _real(self, params, channels, *more):
         out = self.apply(params, channels, *more)
-        if out.ndim < channels.ndim:
-            return out  # a number for each image
-        if jnp.iscomplexobj(x) and out.shape[-1] == 2:
-            return jax.lax.complex(out[..., 0], out[..., 1])
-        return out[..., 0] if out.shape[-1] == 1 else out
+        return out[..., 0] if out.ndim == channels.ndim and out.shape[-1] == 1 else out
 
 
-def on_images(apply: Apply) -> OnImages:
+def on_images(apply: Apply, separately: bool = False) -> OnImages:
     """The network on images ``[..., y, x]``: one channel for real ones, two (real and imaginary part) for complex ones.
 
-    What ``energy.Network``, ``energy.PlugAndPlay`` and ``energy.RED`` take.
+    What ``energy.Network``, ``energy.PlugAndPlay`` and ``energy.RED`` take. ``separately``: a network of one channel is applied to the
+    real and the imaginary part of complex images.
     """
     if not isinstance(apply, Apply):
         check.fail("apply", "the first result of nn.split", check.describe(apply))
-    return OnImages(apply)
+    return OnImages(apply, bool(separately))
 
 
 def count(params: Any) -> int:

@@ -45,6 +45,7 @@ RECIPES = {
     "radiography": "diffimg.experiment.recipes.radiography:recipe",
     "ct_backprojection": "diffimg.experiment.recipes.ct_backprojection:recipe",
     "denoising": "diffimg.experiment.recipes.denoising:recipe",
+    "learned_comparison": "diffimg.experiment.recipes.learned_comparison:recipe",
     "mri_compressed_sensing": "diffimg.experiment.recipes.mri_compressed_sensing:recipe",
     "mri_contrast": "diffimg.experiment.recipes.mri_contrast:recipe",
     "mri_dynamic": "diffimg.experiment.recipes.mri_dynamic:recipe",
