@@ -31,6 +31,7 @@ class Trained:
         params: the best by validation, or the last (their moving average, where one is kept).
         last: the parameters after the last step, without average.
         step: how many were made. best_step: that of ``params``.
+        carry: what the loss carried from step to step, where it does.
         status: "finished", "stopped early" or "not finite".
         history: a dict for every line of the log: ``step``, ``loss``, ``seconds`` …, and at validations their values.
         message: what to know, e.g. at which step the loss was not finite.
@@ -43,6 +44,7 @@ class Trained:
     status: str
     history: list[dict[str, Any]]
     message: str = ""
+    carry: Any = None
 
     def check(self) -> Trained:
         """Itself, if the loss stayed finite."""
@@ -55,7 +57,7 @@ def train(
     loss: Callable[[Any, Any, Any], Any], params: Any, batch: Callable[[Any, int], Any], steps: int, *, key: Any,
     optimizer: optax.GradientTransformation | None = None, clip: float | None = None, average: float | None = None, accumulate: int = 1,
     precision: str = "float32", validate: Callable[[Any], Any] | None = None, validate_every: int = 200, patience: int | None = None,
-    folder: Any = None, checkpoint_every: int = 200, log_every: int = 50, devices: Sequence[Any] | None = None,
+    folder: Any = None, checkpoint_every: int = 200, log_every: int = 50, devices: Sequence[Any] | None = None, carry: Any = None,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Trained:  # fmt: skip
     """Minimise the mean of ``loss`` over batches.
@@ -77,6 +79,8 @@ def train(
         log_every: steps between two lines of the log; the loss there is the mean since the last.
         devices: split every batch over them (data-parallel); the parameters are copied. Default: where JAX puts things. Several hosts:
             ``jax.distributed.initialize()`` in each, then the same call everywhere with ``devices=jax.devices()``; ``folder`` is shared.
+        carry: a pytree that is not learned but goes from step to step (chains of a sampler, running statistics): then the loss is
+            ``loss(params, batch, key, carry) → (value, aux, carry)``. It is saved and restored with the rest.
         report: called with every line of the log.
 
     Returns:
@@ -101,6 +105,7 @@ def train(
         "params": params,
         "optimizer": optimizer.init(params),
         "average": params if average is not None else None,
+        "carry": carry,
         "step": jnp.zeros((), jnp.int32),
         "failed": jnp.full((), -1, jnp.int32),
         "best": {"params": params, "loss": jnp.full((), jnp.inf), "step": jnp.zeros((), jnp.int32), "waited": jnp.zeros((), jnp.int32)},
@@ -168,7 +173,7 @@ class _Loop:
         current = _current(state)
         found = self.validate is not None and math.isfinite(float(state["best"]["loss"]))
         chosen, at = (state["best"]["params"], int(state["best"]["step"])) if found else (current, done)
-        return Trained(chosen, state["params"], done, at, status, self.log.lines, message)
+        return Trained(chosen, state["params"], done, at, status, self.log.lines, message, state["carry"])
 
     def _restart(self, done):
         self._losses, self._since, self._start = [], done, time.perf_counter()
@@ -210,36 +215,52 @@ def _typed(values, like):
 
 
 def _step(loss, optimizer, average, accumulate, precision):
-    def value_and_aux(params, batch, key):
+    def value_and_aux(params, batch, key, carry):
         if precision != "float32":
             params, batch = (_cast(tree, precision) for tree in (params, batch))
-        out = loss(params, batch, key)
-        value, aux = out if isinstance(out, tuple) else (out, {})
+        out = loss(params, batch, key) if carry is None else loss(params, batch, key, carry)
+        parts = out if isinstance(out, tuple) else (out, {})
+        if len(parts) != (2 if carry is None else 3):
+            expected = "a real scalar, or (scalar, dict)" if carry is None else "(scalar, dict, carry)"
+            check.fail("loss", expected, f"a tuple of {len(parts)}", "With carry= the loss takes and returns it.")
+        value, aux, *rest = parts
         if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             check.fail("loss", "a real scalar, or (scalar, dict)", f"{jnp.result_type(value)}{list(jnp.shape(value))}", "Take the mean.")
         if not isinstance(aux, dict):
             check.fail("loss", "a dict of scalars beside the value", type(aux).__name__)
-        return value.astype(jnp.float32), jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), aux)
+        aux = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), aux)
+        return value.astype(jnp.float32), (aux, _as_before(rest[0], carry) if rest else None)
 
     slope = jax.value_and_grad(value_and_aux, has_aux=True)
 
-    def averaged(params, batch, key):
+    def averaged(params, batch, key, carry):
         if accumulate == 1:
-            return slope(params, batch, key)
+            (value, (aux, carry)), gradient = slope(params, batch, key, carry)
+            return value, aux, gradient, carry
         parts = jax.tree.map(lambda v: v.reshape(accumulate, v.shape[0] // accumulate, *v.shape[1:]), batch)
         keys = jax.random.split(key, accumulate)
-        shapes = jax.eval_shape(slope, params, jax.tree.map(lambda v: v[0], parts), keys[0])
+
+        def one(carry, part):
+            (value, (aux, carry)), gradient = slope(params, *part, carry)
+            return carry, (value, aux, gradient)
+
+        shapes = jax.eval_shape(one, carry, (jax.tree.map(lambda v: v[0], parts), keys[0]))[1]
         zero = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
-        total, _ = jax.lax.scan(lambda t, p: (jax.tree.map(jnp.add, t, slope(params, *p)), None), zero, (parts, keys))
-        return jax.tree.map(lambda v: v / accumulate, total)
+
+        def add(state, part):
+            carry, new = one(state[0], part)
+            return (carry, jax.tree.map(jnp.add, state[1], new)), None
+
+        (carry, total), _ = jax.lax.scan(add, (carry, zero), (parts, keys))
+        return *jax.tree.map(lambda v: v / accumulate, total), carry
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, batch, key):
-        (value, aux), gradient = averaged(state["params"], batch, key)
+        value, aux, gradient, carry = averaged(state["params"], batch, key, state["carry"])
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient)) & (state["failed"] < 0)
         change, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], change)
-        new = state | {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}
+        new = state | {"params": params, "optimizer": optimizer_state, "carry": carry, "step": state["step"] + 1}
         if average is not None:
             # the first steps count more than the decay says, or the start would linger
             count = state["step"].astype(jnp.float32)
@@ -250,6 +271,13 @@ def _step(loss, optimizer, average, accumulate, precision):
         return kept, value, aux
 
     return step
+
+
+def _as_before(new, old):
+    """The new carry, like the old one in structure, shapes and types: the program is compiled once."""
+    if jax.tree.structure(new) != jax.tree.structure(old) or jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, old):
+        check.fail("loss", "a carry like the one it was given", f"{jax.tree.map(jnp.shape, new)} for {jax.tree.map(jnp.shape, old)}")
+    return jax.lax.stop_gradient(jax.tree.map(lambda n, o: jnp.asarray(n, o.dtype), new, old))
 
 
 def _cast(tree, precision):

@@ -1,0 +1,132 @@
+"""Samples of exp(−E/T): Langevin dynamics without and with Metropolis' correction; posterior means and standard deviations."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffimg.core import check
+from diffimg.energy import Energy
+from diffimg.energy.weight import positive
+
+METHODS = ("unadjusted", "metropolis")
+
+
+class Samples(NamedTuple):
+    """Moments of a chain; chains run along the first axis.
+
+    Attributes:
+        last: state of the chains. mean: of each chain. standard_deviation: √E|x − mean|², of each chain; of complex values both parts
+            together. acceptance: share of the proposals that were taken, one a chain (1 without correction). finite: whether all stayed so.
+    """
+
+    last: Any
+    mean: Any
+    standard_deviation: Any
+    acceptance: jax.Array
+    finite: jax.Array
+
+
+def langevin(
+    energy: Energy, x0: Any, steps: int, step_size: Any, key: Any, *, temperature: Any = 1.0, burn_in: int = 0, method: str = "unadjusted"
+) -> Samples:
+    """x ← x − τ∇E(x) + √(2τT) ξ, ξ standard normal (of complex x in each part).
+
+    "unadjusted" is biased: its variance on a quadratic with curvature c is T / (c (1 − τc/2)). "metropolis" accepts each proposal of each
+    chain with the probability that makes exp(−E/T) exact (MALA); aim at an acceptance of 0.57.
+
+    Args:
+        energy: E, a sum over the chains. x0: ``[chain, ...]``. steps: in all. step_size: τ, below 2/L for "unadjusted".
+        temperature: T; below 1 the samples gather at the modes: then they are not samples of exp(−E).
+        burn_in: steps that do not count for the moments.
+
+    Raises:
+        ValueError: numbers out of range, an unknown method.
+
+    G. O. Roberts, R. L. Tweedie, Bernoulli 2 (1996) 341.
+    """
+    steps, burn_in = check.positive_int("steps", steps), int(burn_in)
+    check.one_of("method", method, METHODS)
+    positive("step_size", step_size)
+    check.minimum("temperature", temperature, 0.0)
+    if not 0 <= burn_in < steps:
+        check.fail("burn_in", f"0 … {steps - 1}, fewer than the steps", str(burn_in))
+    x0 = jnp.asarray(x0)
+    if not x0.ndim:
+        check.fail("x0", "chains along the first axis", "a scalar", "x0[None] for one chain.")
+    return _run(method, steps, energy, x0, step_size, key, temperature, burn_in)
+
+
+def _run(method, steps, energy, x0, step_size, key, temperature, burn_in):
+    real = jnp.finfo(x0.dtype).dtype
+    tau, heat = (jnp.asarray(v, real) for v in (step_size, temperature))
+    exact = method == "metropolis"
+
+    def look(x):
+        """(energy of each chain, gradient)."""
+        return (jax.vmap(energy)(x) if exact else jnp.zeros(x.shape[0], real)), energy.grad(x)
+
+    def step(carry, k):
+        x, value, slope, mean, spread, taken = carry
+        noise_key, accept_key = jax.random.split(jax.random.fold_in(key, k))
+        new = x - tau * slope + jnp.sqrt(2 * tau * heat) * _normal(noise_key, x)
+        new_value, new_slope = look(new)
+        if exact:
+            forth, back = _size(new - x + tau * slope), _size(x - new + tau * new_slope)
+            log_ratio = -(new_value - value) / heat + (forth - back) / (4 * tau * heat)
+            accepted = jnp.log(jax.random.uniform(accept_key, value.shape, real)) < log_ratio
+            choose = lambda a, b: jnp.where(accepted.reshape(-1, *(1,) * (a.ndim - 1)), a, b)  # noqa: E731
+            new, new_slope, new_value = choose(new, x), choose(new_slope, slope), jnp.where(accepted, new_value, value)
+            taken = taken + accepted
+        # Welford's update: no difference of large sums
+        count = jnp.maximum(k - burn_in + 1, 1).astype(real)
+        away = new - mean
+        counts = k >= burn_in
+        mean = jnp.where(counts, mean + away / count, mean)
+        spread = jnp.where(counts, spread + (away * jnp.conj(new - mean)).real, spread)
+        return (new, new_value, new_slope, mean, spread, taken), None
+
+    start = (x0, *look(x0), jnp.zeros_like(x0), jnp.zeros(x0.shape, real), jnp.zeros(x0.shape[0], real))
+    last, _, _, mean, spread, taken = jax.lax.scan(step, start, jnp.arange(steps))[0]
+    acceptance = taken / steps if exact else jnp.ones_like(taken)
+    finite = jnp.all(jnp.isfinite(last)) & jnp.all(jnp.isfinite(spread))
+    return Samples(last, mean, jnp.sqrt(spread / (steps - burn_in)), acceptance, finite)
+
+
+def pooled(samples: Samples) -> tuple[Any, Any]:
+    """(mean, standard deviation) over all chains, ``[...]``: the spread between the chains counts."""
+    mean = jnp.mean(samples.mean, 0)
+    apart = samples.mean - mean
+    return mean, jnp.sqrt(jnp.mean(samples.standard_deviation**2 + (apart * jnp.conj(apart)).real, 0))
+
+
+def posterior(
+    data: Energy, prior: Energy, x0: Any, steps: int, step_size: Any, key: Any, *, chains: int = 4, burn_in: int | None = None,
+    **options: Any,
+) -> tuple[Any, Any, Samples]:  # fmt: skip
+    """(mean, standard deviation, samples) of exp(−D(x) − R(x)) by several chains from x0.
+
+    Args:
+        data: D, minus the logarithm of the likelihood: ``LeastSquares(A, y) * (1 / σ²)``, ``GaussianLikelihood``, ``PoissonLikelihood``.
+        prior: R of a density exp(−R): a regularizer times the weight that makes it one.
+        x0: ``[...]``, where all chains start. burn_in: default: a quarter of the steps. options: of ``langevin``.
+    """
+    check.positive_int("chains", chains)
+    x0 = jnp.asarray(x0)
+    start = jnp.broadcast_to(x0, (chains, *x0.shape))
+    samples = langevin(data + prior, start, steps, step_size, key, burn_in=steps // 4 if burn_in is None else burn_in, **options)
+    return *pooled(samples), samples
+
+
+def _normal(key, x):
+    if not jnp.iscomplexobj(x):
+        return jax.random.normal(key, x.shape, x.dtype)
+    parts = jax.random.normal(key, (2, *x.shape), jnp.finfo(x.dtype).dtype)
+    return jax.lax.complex(parts[0], parts[1])
+
+
+def _size(v):
+    """‖v‖² of each chain."""
+    return jnp.sum((v * jnp.conj(v)).real, tuple(range(1, v.ndim)))
