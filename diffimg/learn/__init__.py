@@ -3,6 +3,7 @@
 from diffimg.learn.adversarial import adversarial, adversarial_weight
 from diffimg.learn.bilevel import Bilevel
 from diffimg.learn.checkpoints import Checkpoints
+from diffimg.learn.diffusion import diffusion_sample
 from diffimg.learn.likelihood import Replay, contrastive_divergence
 from diffimg.learn.plug_and_play import LipschitzEstimate, dpir, lipschitz_estimate
 from diffimg.learn.pretrained import Pretrained, pretrained, pretrained_names
@@ -15,6 +16,7 @@ from diffimg.learn.score import (
     implicit_score_matching,
     tweedie,
 )
+from diffimg.learn.self_supervised import equivariant, noise2noise, split_mask, ssdu, sure
 from diffimg.learn.train import Trained, train
 from diffimg.learn.weights import load_weights, save_weights
 
@@ -32,17 +34,23 @@ __all__ = [
     "denoiser_score",
     "denoising_loss",
     "denoising_score_matching",
+    "diffusion_sample",
     "dpir",
+    "equivariant",
     "explicit_score_matching",
     "implicit_score_matching",
     "langevin",
     "lipschitz_estimate",
     "load_weights",
+    "noise2noise",
     "pooled",
     "posterior",
     "pretrained",
     "pretrained_names",
     "save_weights",
+    "split_mask",
+    "ssdu",
+    "sure",
     "train",
     "tweedie",
 ]

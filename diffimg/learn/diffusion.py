@@ -1,0 +1,86 @@
+"""Samples of images, and of images given data, by reversing the growth of noise with a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffimg.core import check
+from diffimg.energy.weight import positive
+from diffimg.forward.operator import Operator
+
+GUIDANCES = ("dps", "pigdm")
+
+
+def diffusion_sample(
+    denoise: Callable[[Any, Any], Any], shape: tuple[int, ...], sigmas: Any, key: Any, *, dtype: str = "float32",
+    operator: Operator | None = None, y: Any = None, noise_level: Any = None, guidance: str = "dps", strength: Any = 1.0,
+) -> jax.Array:  # fmt: skip
+    """Ancestral sampling of the variance-exploding diffusion x_σ = x + σn, from the largest level to the denoised image of the last.
+
+    x_{k+1} = D + (σ_{k+1}²/σ_k²)(x_k − D) + σ_{k+1}√(1 − σ_{k+1}²/σ_k²) n with D = denoise(x_k, σ_k) ≈ E[x | x_k] (Tweedie).
+    With data, D moves along a gradient by autodiff through the denoiser:
+
+    - "dps": strength · ∇_x ‖y − A D‖ (Chung et al.): the length of the step is a matter of tuning, and the samples are not exactly
+      those of the posterior.
+    - "pigdm": σ_k² ∇_x of −½‖y − A D‖²/(noise² + r²‖A‖²) with r² = σ²/(1 + σ²) (Song et al.), for an A whose rows are orthonormal and
+      images of about unit variance; exact for a Gaussian prior of unit variance.
+
+    Args:
+        denoise: ``denoise(x, sigma)`` for ``[n, ...]`` images. shape: of the samples, ``[n, ...]``.
+        sigmas: decreasing levels; the first much larger than the images, the last small. operator, y, noise_level: data y = A x + noise,
+            y ``[n, ...]`` or for all samples. strength: of "dps".
+
+    H. Chung et al., ICLR 2023; J. Song et al., ICLR 2023; Y. Song et al., ICLR 2021 (variance exploding).
+    """
+    sigmas = jnp.asarray(check.array("sigmas", sigmas), jnp.finfo(dtype).dtype)
+    check.ndim("sigmas", sigmas, 1, "[level]")
+    check.one_of("guidance", guidance, GUIDANCES)
+    if check.is_concrete(sigmas) and (bool(jnp.any(sigmas <= 0)) or bool(jnp.any(jnp.diff(sigmas) >= 0)) or sigmas.shape[0] < 2):
+        check.fail("sigmas", "at least two positive levels that decrease", str(sigmas), "E.g. jnp.geomspace(10, 0.01, 100).")
+    if (operator is None) != (y is None):
+        check.fail("operator, y", "both or neither", "one of them", "Data need the operator that made them.")
+    if guidance == "pigdm" and operator is not None:
+        if noise_level is None:
+            check.fail("noise_level", "the standard deviation of the data's noise, for pigdm", "None")
+        positive("noise_level", noise_level)
+    start_key, loop_key = jax.random.split(key)
+    data = None if operator is None else (operator.prepare(), jnp.asarray(y))
+
+    def misfit(x, sigma):
+        """(sum over the samples of what is descended, D)."""
+        estimate = denoise(x, sigma)
+        error = data[1] - data[0](estimate)
+        squares = jnp.sum((error * jnp.conj(error)).real, tuple(range(1, error.ndim)))
+        if guidance == "dps":
+            return jnp.sum(jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny))), estimate
+        spread = sigma**2 / (1 + sigma**2)
+        return jnp.sum(squares) / 2 / (jnp.asarray(noise_level, sigma.dtype) ** 2 + spread), estimate
+
+    def estimate(x, sigma):
+        if data is None:
+            return denoise(x, sigma)
+        slope, mean = jax.grad(misfit, has_aux=True)(x, sigma)
+        slope = jnp.conj(slope)
+        return mean - (jnp.asarray(strength, sigma.dtype) if guidance == "dps" else sigma**2) * slope
+
+    def step(x, given):
+        now, then, key = given
+        mean, ratio = estimate(x, now), (then / now) ** 2
+        return mean + ratio * (x - mean) + then * jnp.sqrt(1 - ratio) * _normal(key, shape, dtype), None
+
+    x = sigmas[0] * _normal(start_key, shape, dtype)
+    keys = jax.random.split(loop_key, sigmas.shape[0] - 1)
+    x, _ = jax.lax.scan(step, x, (sigmas[:-1], sigmas[1:], keys))
+    return estimate(x, sigmas[-1])
+
+
+def _normal(key, shape, dtype):
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return jax.random.normal(key, shape, dtype)
+    parts = jax.random.normal(key, (2, *shape), jnp.finfo(dtype).dtype)
+    return jax.lax.complex(parts[0], parts[1])
