@@ -1,5 +1,7 @@
 """Networks (flax nnx modules), split once into a pure function and its parameters. The only folder that imports flax."""
 
+from diffimg.nn.automap import Automap
+from diffimg.nn.convex import Critic, InputConvexNetwork
 from diffimg.nn.convolution import convolve, down_convolve, max_pool, mean_pool, up_convolve
 from diffimg.nn.dncnn import DnCNN
 from diffimg.nn.drunet import DRUNet
@@ -8,14 +10,19 @@ from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvo
 from diffimg.nn.published import load_published
 from diffimg.nn.unet import UNet
 from diffimg.nn.unrolled import LearnedPGM, LearnedPrimalDual, MoDL, VariationalNetwork
+from diffimg.nn.varnet import EndToEndVarNet
 
 __all__ = [
     "ACTIVATIONS",
     "Apply",
+    "Automap",
     "Convolution",
+    "Critic",
     "DRUNet",
     "DnCNN",
     "DownConvolution",
+    "EndToEndVarNet",
+    "InputConvexNetwork",
     "LearnedPGM",
     "LearnedPrimalDual",
     "MoDL",

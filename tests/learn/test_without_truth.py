@@ -114,9 +114,8 @@ def test_posterior_sampling_by_dps_moves_towards_the_data():
     y = jnp.asarray([2.0, 0.0])
     x = learn.diffusion_sample(wiener, (2000, 2), jnp.geomspace(30, 0.01, 300), KEY, operator=A, y=y, strength=0.3)
     assert 1.0 < float(x[:, 0].mean()) < 2.2 and abs(float(x[:, 1].mean())) < 0.1
-    z = learn.diffusion_sample(
-        wiener, (50, 2), jnp.geomspace(30, 0.01, 50), KEY, dtype="complex64", operator=forward.Identity((2,), dtype="complex64"), y=1j * y, strength=0.3
-    )
+    A = forward.Identity((2,), dtype="complex64")
+    z = learn.diffusion_sample(wiener, (50, 2), jnp.geomspace(30, 0.01, 50), KEY, dtype="complex64", operator=A, y=1j * y, strength=0.3)
     assert z.dtype == jnp.complex64 and float(z[:, 0].imag.mean()) > 1
 
 

@@ -1,0 +1,117 @@
+"""AUTOMAP, the end-to-end variational network, input-convex networks and critics: what each promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from diffimg import energy, nn, testing
+from diffimg.testing import PLATFORMS
+
+RNG = np.random.default_rng(41)
+
+
+def inverse_dft(n):
+    """A linear AUTOMAP whose weights are the centred inverse DFT of n × n samples."""
+    apply, params = nn.split(
+        nn.Automap((n, n), (n, n), complex_data=True, complex_values=True, hidden=2 * n * n, width=0, linear=True, rngs=nnx.Rngs(0))
+    )
+    one = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(np.eye(n), 0), axis=0, norm="ortho"), 0)
+    F = np.kron(one, one)
+    # real and imaginary parts alternate on both sides
+    weights = np.zeros((n * n, 2, n * n, 2))
+    weights[:, 0, :, 0], weights[:, 0, :, 1] = F.real.T, F.imag.T
+    weights[:, 1, :, 0], weights[:, 1, :, 1] = -F.imag.T, F.real.T
+    return apply, params | {"first": np.eye(2 * n * n, dtype="f4"), "second": weights.reshape(2 * n * n, -1).astype("f4")}
+
+
+def test_automap_can_be_the_inverse_transform_and_knows_no_shift():
+    """One sample's shift of k-space modulates the image: a linear inversion follows, what AUTOMAP learned of real images does not."""
+    n = 12
+    apply, params = inverse_dft(n)
+    x = RNG.normal(size=(2, n, n)).astype("c8")
+    y = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(x, (-2, -1)), norm="ortho"), (-2, -1)).astype("c8")
+    np.testing.assert_allclose(apply(params, y), x, atol=1e-5)
+    shifted = np.asarray(apply(params, np.roll(y, 1, -1)))
+    modulation = np.exp(2j * np.pi * (np.arange(n) - n // 2) / n)
+    np.testing.assert_allclose(shifted, x * modulation, atol=1e-5)
+
+
+def test_automap_refuses_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"0\.\d+ GiB|[\d.]+ GiB"):
+        nn.Automap((256, 256), (256, 256), complex_data=True, rngs=nnx.Rngs(0))
+    apply, params = nn.split(nn.Automap((5, 7), (6, 6), hidden=9, width=4, rngs=nnx.Rngs(0)))
+    y = RNG.normal(size=(3, 5, 7)).astype("f4")
+    assert apply(params, y).shape == (3, 6, 6)
+    np.testing.assert_allclose(apply(params, y[1]), apply(params, y)[1], atol=1e-5)
+    with pytest.raises(ValueError, match="real data"):
+        apply(params, y.astype("c8"))
+    with pytest.raises(ValueError, match="y"):
+        apply(params, y[:, :4])
+
+
+def coil_data(n=16, coils=3):
+    grid = (np.arange(n) - n / 2) / n
+    maps = np.stack([np.exp(-((grid[:, None] - a) ** 2 + (grid - b) ** 2)) * np.exp(1j * a) for a, b in RNG.normal(size=(coils, 2))])
+    maps /= np.sqrt(np.sum(np.abs(maps) ** 2, 0))
+    x = np.zeros((n, n))
+    x[4:12, 5:11] = 1 + 0.3 * RNG.normal(size=(8, 6))
+    full = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(maps * x, (-2, -1)), norm="ortho"), (-2, -1)).astype("c8")
+    mask = np.zeros((n, n), "f4")
+    mask[::2] = mask[6:10] = 1
+    return x, full, mask
+
+
+def test_end_to_end_network_keeps_complete_data():
+    """Untrained, with all of k-space: the image is the root sum of squares, and coil maps have unit norm and the right ratios."""
+    x, full, _ = coil_data()
+    apply, params = nn.split(nn.EndToEndVarNet(2, (4, 8), (4, 8), rngs=nnx.Rngs(0)))
+    out = apply(params, full, np.ones((16, 16)), 16)
+    np.testing.assert_allclose(out, np.abs(x), atol=1e-4)
+    np.testing.assert_allclose(np.abs(apply(params, full, np.ones((16, 16)), 16, "coils")), np.abs(x), atol=1e-4)
+
+
+def test_end_to_end_network_trains_and_scales_with_its_data():
+    x, full, mask = coil_data()
+    apply, params = nn.split(nn.EndToEndVarNet(2, (4, 8), (4, 8), rngs=nnx.Rngs(0)))
+    y = mask * full
+    value = lambda p, y: jnp.mean((apply(p, y, mask, 4) - x) ** 2)  # noqa: E731
+    slopes = jax.jit(jax.grad(value))(params, y)
+    assert all(bool(jnp.all(jnp.isfinite(v))) for v in jax.tree.leaves(slopes))
+    slope = jax.tree.map(lambda v: v / 50, slopes)
+    assert float(value(jax.tree.map(jnp.subtract, params, slope), y)) < float(value(params, y))
+    moved = jax.tree.map(lambda v: v + 0.05 * jax.random.normal(jax.random.key(v.size), v.shape), params)
+    both = apply(moved, np.stack([y, 3 * y]), mask, 4)
+    np.testing.assert_allclose(both[1], 3 * both[0], rtol=1e-3, atol=1e-4)
+    jax.export.export(jax.jit(value), platforms=PLATFORMS)(params, y)
+    with pytest.raises(ValueError, match="centre"):
+        apply(params, y, mask, 40)
+    with pytest.raises(ValueError, match="kspace"):
+        apply(params, y.real, mask, 4)
+
+
+def test_input_convex_network_is_convex(x64):
+    apply, params = nn.split(nn.InputConvexNetwork(1, 6, 3, size=3, rngs=nnx.Rngs(1)))
+    params = jax.tree.map(lambda v: jnp.asarray(v + 0.3 * RNG.normal(size=v.shape)), params)
+    E = energy.Network(nn.on_images(apply), params, 5.0)
+    a, b = (3 * RNG.normal(size=(40, 7, 8)) for _ in range(2))
+    for t in (0.2, 0.5, 0.9):
+        chord = [t * float(E(u)) + (1 - t) * float(E(v)) - float(E(t * u + (1 - t) * v)) for u, v in zip(a[:8], b[:8], strict=True)]
+        assert min(chord) >= -1e-12
+    hessian = jax.hessian(lambda v: E(v.reshape(7, 8)))(a[0].ravel())
+    assert np.linalg.eigvalsh(hessian).min() > -1e-12
+    testing.check_energy(E, jnp.asarray(a[0]))
+    assert jnp.shape(apply(params, a[..., None])) == (40,)
+
+
+def test_critic_gives_a_number_for_each_image():
+    apply, params = nn.split(nn.Critic(1, (3, 4), rngs=nnx.Rngs(0)))
+    x = RNG.normal(size=(3, 9, 10)).astype("f4")
+    out = nn.on_images(apply)(params, x)
+    assert out.shape == (3,) and float(jnp.std(out)) > 0
+    np.testing.assert_allclose(nn.on_images(apply)(params, x[1]), out[1], rtol=1e-5)
+    testing.check_energy(energy.Network(nn.on_images(apply), params), jnp.asarray(x[0]))
+    jax.export.export(jax.jit(jax.grad(lambda p: jnp.sum(apply(p, x[..., None])))), platforms=PLATFORMS)(params)
+    with pytest.raises(ValueError, match="at least 2 pixels"):
+        apply(params, x[:, :1, :1, None])
