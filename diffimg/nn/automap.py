@@ -48,7 +48,7 @@ class Automap(nnx.Module):
             got = f"{inputs} → {hidden} → {outputs}, {needed / 2**30:.3g} GiB"
             check.fail("data_shape, image_shape", expected, got, "Take smaller images or hidden=, or raise memory_limit.")
         self.first = nnx.Param(jax.random.normal(rngs.params(), (inputs, hidden)) / math.sqrt(inputs))
-        self.second = nnx.Param(jax.random.normal(rngs.params(), (hidden, outputs)) / math.sqrt(hidden))
+        self.second = nnx.Param(0.1 * jax.random.normal(rngs.params(), (hidden, outputs)) / math.sqrt(hidden))
         if width:
             sizes = ((channels, width, 5), (width, width, 5), (width, channels, 7))
             gains = (2.0, 2.0, 0.0)

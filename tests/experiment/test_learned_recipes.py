@@ -20,7 +20,26 @@ SMALL = [
     "network.batch=4",
     "tv_weights=[0.08]",
 ]
-JOBS = {"denoising": SMALL}
+JOBS = {
+    "denoising": SMALL,
+    "learned_comparison": [
+        "ct.size=32",
+        "ct.views=12",
+        "mri.size=32",
+        "mri.centre=6",
+        'methods=["start","total variation","U-Net","AUTOMAP","learned PGM","ridge, implicit"]',
+        "classical.weights=[3e-4,3e-3]",
+        "classical.steps=30",
+        "networks.unet=[4,8]",
+        "networks.iterations=2",
+        "networks.steps=12",
+        "networks.batch=2",
+        "networks.automap=16",
+        "ridge.start=null",
+        "ridge.steps=4",
+        "ridge.iterations=20",
+    ],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +62,22 @@ def test_denoising(job, tmp_path):
     assert again["methods"]["DRUNet"]["training_seconds"] == pytest.approx(m["DRUNet"]["training_seconds"])
     params, about = learn.load_weights(out / "weakly_convex_ridge.npz")
     assert params["filters"].shape == (8, 3, 3) and about["model"]["kind"] == "ridge"
+
+
+FEW = ["mri=null", 'methods=["start","total variation","learned PGM"]']
+
+
+def test_comparison(job):
+    m = job("learned_comparison", JOBS["learned_comparison"] + FEW)
+    assert m["CT, total variation"]["psnr_db"] > m["CT, filtered backprojection"]["psnr_db"] + 1
+    assert m["CT, learned PGM"]["psnr_db"] > 8 and m["CT, learned PGM"]["training_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_comparison_of_all_kinds(job):
+    m = job("learned_comparison")
+    for problem, start in (("CT", "filtered backprojection"), ("MRI", "zero-filled")):
+        assert m[f"{problem}, total variation"]["psnr_db"] > m[f"{problem}, {start}"]["psnr_db"] + 1
+        for name in ("U-Net", "AUTOMAP", "learned PGM", "ridge, implicit"):
+            assert m[f"{problem}, {name}"]["psnr_db"] > 5 and m[f"{problem}, {name}"]["training_seconds"] > 0
+    assert m["CT, AUTOMAP"]["parameters"] > 16 * (12 * 47 + 32**2)

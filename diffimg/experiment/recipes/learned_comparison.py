@@ -25,6 +25,7 @@ class Networks(Section):
     """Supervised trainings."""
 
     unet: list[int] = Field(default=[24, 48, 96], min_length=1)  # channels
+    automap: int = Field(default=256, ge=1)  # width of its dense layer: one as wide as the image would not fit
     iterations: int = Field(default=6, ge=1)  # unrolled
     steps: int = Field(default=1500, ge=1)
     batch: int = Field(default=4, ge=1)

@@ -10,7 +10,7 @@ from diffimg.experiment.recipes.learned_tasks import Problem, scores
 from diffimg.experiment.recipes.training import trained
 
 CLASSICAL = ("start", "total variation", "wavelets")
-NETWORKS = ("U-Net", "learned PGM", "variational network", "MoDL", "learned primal-dual")
+NETWORKS = ("U-Net", "AUTOMAP", "learned PGM", "variational network", "MoDL", "learned primal-dual")
 RIDGE = ("ridge, implicit", "ridge, unrolled", "ridge, Jacobian-free")
 PLUG_AND_PLAY = ("DPIR",)
 METHODS = (*CLASSICAL, *NETWORKS, *RIDGE, *PLUG_AND_PLAY)
@@ -82,6 +82,9 @@ def _network(name, problem, config, run, key):
         apply, start = nn.split(nn.UNet(section.unet, channels, channels, residual=True, rngs=rngs))
         images = nn.on_images(apply)
         network = lambda params, y: images(params, problem.start(y))  # noqa: E731
+    elif name == "AUTOMAP":
+        apply, start = nn.split(_automap(problem, section, rngs))
+        network = apply
     else:
         apply, start = nn.split(_unrolled(name, problem, section, rngs))
         network = lambda params, y: apply(params, y, problem.operator, problem.start(y))  # noqa: E731
@@ -100,11 +103,21 @@ def _network(name, problem, config, run, key):
         return -scores(evaluate(params, y), truth)["psnr_db"]
 
     steps = section.steps
-    rate = optax.warmup_cosine_decay_schedule(0.0, section.rate, min(50, max(1, steps // 10)), steps)
+    top = section.rate / 10 if name == "AUTOMAP" else section.rate  # dense layers: all weights of an output move together
+    rate = optax.warmup_cosine_decay_schedule(0.0, top, min(50, max(1, steps // 10)), steps)
     settings = {"problem": config.problem_settings(problem.name), "networks": section.model_dump(exclude={"steps"}), "seed": config.seed}
     options = {"optimizer": optax.adam(rate), "clip": 1.0, "validate": validate, "validate_every": 200, "log_every": 20}
     result, seconds = trained(run, config.cache, f"{problem.name} {name}", settings, loss, start, batch, steps, key, **options)
     return Method(lambda y: evaluate(result.params, y), nn.count(result.params), seconds)
+
+
+def _automap(problem, section, rngs):
+    from diffimg import nn
+
+    complex_values = problem.name == "MRI"
+    shapes = problem.operator.codomain.shape, problem.operator.domain.shape
+    options = {"complex_data": complex_values, "complex_values": complex_values, "hidden": section.automap}
+    return nn.Automap(*shapes, width=16, linear=True, **options, rngs=rngs)
 
 
 def _unrolled(name, problem, section, rngs):
