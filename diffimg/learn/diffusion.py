@@ -18,21 +18,23 @@ GUIDANCES = ("dps", "pigdm")
 def diffusion_sample(
     denoise: Callable[[Any, Any], Any], shape: tuple[int, ...], sigmas: Any, key: Any, *, dtype: str = "float32",
     operator: Operator | None = None, y: Any = None, noise_level: Any = None, guidance: str = "dps", strength: Any = 1.0,
+    prior_variance: Any = 1.0,
 ) -> jax.Array:  # fmt: skip
     """Ancestral sampling of the variance-exploding diffusion x_σ = x + σn, from the largest level to the denoised image of the last.
 
     x_{k+1} = D + (σ_{k+1}²/σ_k²)(x_k − D) + σ_{k+1}√(1 − σ_{k+1}²/σ_k²) n with D = denoise(x_k, σ_k) ≈ E[x | x_k] (Tweedie).
     With data, D moves along a gradient by autodiff through the denoiser:
 
-    - "dps": strength · ∇_x ‖y − A D‖ (Chung et al.): the length of the step is a matter of tuning, and the samples are not exactly
-      those of the posterior.
-    - "pigdm": σ_k² ∇_x of −½‖y − A D‖²/(noise² + r²‖A‖²) with r² = σ²/(1 + σ²) (Song et al.), for an A whose rows are orthonormal and
-      images of about unit variance; exact for a Gaussian prior of unit variance.
+    - "dps": strength · ∇_x ‖y − A D‖ (after Chung et al., who move x_{k+1} and not D: here the step is 1 − σ_{k+1}²/σ_k² of theirs and
+      does not grow with the number of levels). Its length is a matter of tuning and knows no noise: on a Gaussian the samples crowd
+      around A x = y instead of spreading as the posterior does.
+    - "pigdm": σ_k² ∇_x of −½‖y − A D‖²/(noise² + r²) with r² = v σ²/(v + σ²) (Song et al.), v the ``prior_variance`` of the images (of
+      complex ones in each part), for an A whose rows are orthonormal: scale A and y first. Exact for a Gaussian prior v·I.
 
     Args:
         denoise: ``denoise(x, sigma)`` for ``[n, ...]`` images. shape: of the samples, ``[n, ...]``.
         sigmas: decreasing levels; the first much larger than the images, the last small. operator, y, noise_level: data y = A x + noise,
-            y ``[n, ...]`` or for all samples. strength: of "dps".
+            y ``[n, ...]`` or for all samples. strength: of "dps". prior_variance: v of "pigdm".
 
     H. Chung et al., ICLR 2023; J. Song et al., ICLR 2023; Y. Song et al., ICLR 2021 (variance exploding).
     """
@@ -47,17 +49,20 @@ def diffusion_sample(
         if noise_level is None:
             check.fail("noise_level", "the standard deviation of the data's noise, for pigdm", "None")
         positive("noise_level", noise_level)
+        positive("prior_variance", prior_variance)
     start_key, loop_key = jax.random.split(key)
     data = None if operator is None else (operator.prepare(), jnp.asarray(y))
 
     def misfit(x, sigma):
         """(sum over the samples of what is descended, D)."""
         estimate = denoise(x, sigma)
+        assert data is not None
         error = data[1] - data[0](estimate)
         squares = jnp.sum((error * jnp.conj(error)).real, tuple(range(1, error.ndim)))
         if guidance == "dps":
             return jnp.sum(jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny))), estimate
-        spread = sigma**2 / (1 + sigma**2)
+        prior = jnp.asarray(prior_variance, sigma.dtype)
+        spread = sigma**2 * prior / (prior + sigma**2)
         return jnp.sum(squares) / 2 / (jnp.asarray(noise_level, sigma.dtype) ** 2 + spread), estimate
 
     def estimate(x, sigma):
@@ -75,7 +80,7 @@ def diffusion_sample(
     x = sigmas[0] * _normal(start_key, shape, dtype)
     keys = jax.random.split(loop_key, sigmas.shape[0] - 1)
     x, _ = jax.lax.scan(step, x, (sigmas[:-1], sigmas[1:], keys))
-    return estimate(x, sigmas[-1])
+    return denoise(x, sigmas[-1])  # a last gradient of "dps" has length 1 however small the misfit: it would leave the data again
 
 
 def _normal(key, shape, dtype):

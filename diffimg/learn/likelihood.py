@@ -34,8 +34,9 @@ def contrastive_divergence(
     ``loss(params, batch, key, replay)``, with ``carry=Replay(chains)`` in ``learn.train``, goes on with chains of a buffer (persistent).
 
     Args:
-        steps, step_size, method: of ``langevin``. temperature: 1 is maximum likelihood. Smaller ones ("cold" chains, as often used with
-            networks) learn an energy whose *modes* lie at the data: no likelihood; say so where you report it.
+        steps, step_size, method: of ``langevin``. temperature: T of the chains. What is learned is the density exp(−E/T), by maximum
+            likelihood at any T: as a prior take E/T. Chains that are cold, short and unadjusted, as often used with networks, sample no
+            density: then neither E nor E/T has a likelihood; say so where you report it.
         size_penalty: weight of the mean square of both energies per pixel, which keeps their level.
 
     The log shows the gap, the acceptance, and the root mean square of the gradient at the samples.

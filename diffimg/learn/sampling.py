@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,8 @@ def langevin(
     chain with the probability that makes exp(−E/T) exact (MALA); aim at an acceptance of 0.57.
 
     Args:
-        energy: E, a sum over the chains. x0: ``[chain, ...]``. steps: in all. step_size: τ, below 2/L for "unadjusted".
+        energy: E, a sum over the chains with the same function for each (for data of its own per chain: ``jax.vmap`` of this function).
+            x0: ``[chain, ...]``. steps: in all. step_size: τ, below 2/L for "unadjusted".
         temperature: T; below 1 the samples gather at the modes: then they are not samples of exp(−E).
         burn_in: steps that do not count for the moments.
 
@@ -50,15 +52,33 @@ def langevin(
     steps, burn_in = check.positive_int("steps", steps), int(burn_in)
     check.one_of("method", method, METHODS)
     positive("step_size", step_size)
-    check.minimum("temperature", temperature, 0.0)
+    check.minimum("temperature", temperature, 0.0, strict=method == "metropolis")
+    if not isinstance(energy, Energy):
+        check.fail("energy", "an Energy", check.describe(energy), "Wrap a function of (params, x) in energy.Network.")
     if not 0 <= burn_in < steps:
         check.fail("burn_in", f"0 … {steps - 1}, fewer than the steps", str(burn_in))
     x0 = jnp.asarray(x0)
+    check.inexact("x0", x0)
     if not x0.ndim:
         check.fail("x0", "chains along the first axis", "a scalar", "x0[None] for one chain.")
+    energy = energy.prepare()
+    if method == "metropolis":
+        _admit_chains(energy, x0)
     return _run(method, steps, energy, x0, step_size, key, temperature, burn_in)
 
 
+def _admit_chains(energy, x0):
+    """Metropolis' correction needs the energy of each chain: that of data which differ from chain to chain cannot be told apart."""
+    remedy = "Data of its own per chain: jax.vmap(lambda energy, x, key: langevin(energy, x[None], …))."
+    whole, each = energy.grad(x0), jax.vmap(energy.grad)(x0)
+    same = whole.shape == each.shape
+    if same and check.is_concrete(whole):
+        same = not bool(jnp.linalg.norm((whole - each).ravel()) > 1e-2 * jnp.linalg.norm(whole.ravel()))
+    if not same:
+        check.fail("energy", "a sum of one function over the chains", "one that treats the chains differently or together", remedy)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _run(method, steps, energy, x0, step_size, key, temperature, burn_in):
     real = jnp.finfo(x0.dtype).dtype
     tau, heat = (jnp.asarray(v, real) for v in (step_size, temperature))

@@ -41,6 +41,7 @@ def sure(network: Network, sigma: Any, probes: int = 1) -> Loss:
     C. A. Metzler et al., arXiv:1805.10531 (training with it).
     """
     positive("sigma", sigma)
+    check.shape("sigma", sigma, (), remedy="One noise level for all pixels.")
     check.positive_int("probes", probes)
 
     def loss(params, batch, key):
@@ -73,8 +74,9 @@ def split_mask(mask: Any, key: Any, fraction: float = 0.4, centre: int = 4) -> t
     mask = jnp.asarray(mask)
     for_loss = jax.random.bernoulli(key, fraction, mask.shape) & (mask > 0)
     near = [(jnp.arange(n) >= n // 2 - centre // 2) & (jnp.arange(n) < n // 2 - centre // 2 + centre) for n in mask.shape[-2:]]
-    for_loss = jnp.where(near[0][:, None] & near[1], False, for_loss).astype(mask.dtype)
-    return mask * (1 - for_loss), mask * for_loss
+    for_loss = jnp.where(near[0][:, None] & near[1], False, for_loss)
+    none = jnp.zeros((), mask.dtype)
+    return jnp.where(for_loss, none, mask), jnp.where(for_loss, mask, none)
 
 
 def ssdu(reconstruct: Callable[[Any, Any, Any], Any], operator: Callable[[Any], Operator], fraction: float = 0.4, centre: int = 4) -> Loss:
@@ -113,7 +115,8 @@ def equivariant(
 
     Args:
         reconstruct: ``reconstruct(params, y) → x`` for a batch. group: maps of images ``[..., y, x]``, e.g. ``jnp.rot90`` with its axes.
-        noise: standard deviation of noise added to A T x, like that of the data.
+        noise: standard deviation of noise added to A T x, like that of the data (of complex data in each part): a number, or a map
+            that broadcasts to the data, 0 where nothing is measured.
 
     D. Chen, J. Tachella, M. E. Davies, ICCV 2021.
     """

@@ -86,6 +86,7 @@ def function(config: Config, run: Run) -> None:
 
     names = [sample.name for sample in data.photographs("test")]
     images: dict[str, Any] = {"noisy": test[1]}
+    files: dict[str, Any] = {}
     with run.stage("total variation"):
         weights = [w * sigma / (25 / 255) for w in config.tv_weights]
         reached = {w: _psnr(_total_variation(validation[1], w), validation[0]) for w in weights}
@@ -100,8 +101,7 @@ def function(config: Config, run: Run) -> None:
         images[name], ms = _timed(lambda y, s=solve_all, p=result.params: _inside(s.solve(p, {"y": _continued(y)}).x), test[1])
         size = sum(int(np.size(v)) for v in jax.tree.leaves(result.params))
         run.metric(name, parameters=size, training_seconds=seconds, milliseconds=ms)
-        model = {"kind": "ridge", "weak": weak, "knots": KNOTS, "sigma": sigma}
-        learn.save_weights(run.folder / f"{name.replace(' ', '_')}.npz", result.params, _about(config, run, name, model))
+        files[name] = result.params, {"kind": "ridge", "weak": weak, "knots": KNOTS, "sigma": sigma}, "float32"
 
     if config.network.steps:
         result, denoise, seconds = _train_network(config, run, sigma, draw, validation, jax.random.fold_in(key, 3))
@@ -111,20 +111,22 @@ def function(config: Config, run: Run) -> None:
         expansion = learn.lipschitz_estimate(prior, jnp.asarray(test[1][:1]), sigma, key, 20).denoiser
         run.metric("DRUNet", parameters=size, training_seconds=seconds, milliseconds=ms, expansion=float(expansion))
         model = {"kind": "drunet", "widths": config.network.widths, "blocks": config.network.blocks, "sigma_range": [0, 2 * sigma]}
-        learn.save_weights(run.folder / "DRUNet.npz", result.params, _about(config, run, "DRUNet", model), "float16")
+        files["DRUNet"] = result.params, model, "float16"
 
     for name, x in images.items():
         run.metric(name, psnr_db=_psnr(x, test[0]), ssim=_ssim(x, test[0]))
     for name in images:
         methods = run.metrics["methods"]
         run.metric(name, gain_db=methods[name]["psnr_db"] - methods["total variation"]["psnr_db"])
+    for name, (params, model, dtype) in files.items():
+        learn.save_weights(run.folder / f"{name.replace(' ', '_')}.npz", params, _about(config, run, name, model), dtype)
     with run.stage("report"):
         _report(config, run, images, test[0], names)
 
 
 def _about(config, run, name, model):
     scores = {k: v for k, v in run.metrics["methods"].get(name, {}).items() if k != "milliseconds"}
-    return {"model": model, "name": name, "recipe": config.model_dump(mode="json"), "metrics": scores}
+    return {"model": model, "name": name, "recipe": config.model_dump(mode="json", exclude={"cache"}), "metrics": scores}
 
 
 def _pool(section: Data):
