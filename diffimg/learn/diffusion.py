@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffimg.core import check
+from diffimg.core.random import standard_normal
 from diffimg.energy.weight import positive
 from diffimg.forward.operator import Operator
 
@@ -75,17 +76,9 @@ def diffusion_sample(
     def step(x, given):
         now, then, key = given
         mean, ratio = estimate(x, now), (then / now) ** 2
-        return mean + ratio * (x - mean) + then * jnp.sqrt(1 - ratio) * _normal(key, shape, dtype), None
+        return mean + ratio * (x - mean) + then * jnp.sqrt(1 - ratio) * standard_normal(key, shape, dtype), None
 
-    x = sigmas[0] * _normal(start_key, shape, dtype)
+    x = sigmas[0] * standard_normal(start_key, shape, dtype)
     keys = jax.random.split(loop_key, sigmas.shape[0] - 1)
     x, _ = jax.lax.scan(step, x, (sigmas[:-1], sigmas[1:], keys))
     return denoise(x, sigmas[-1])  # a last gradient of "dps" has length 1 however small the misfit: it would leave the data again
-
-
-def _normal(key, shape, dtype):
-    dtype = jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.complexfloating):
-        return jax.random.normal(key, shape, dtype)
-    parts = jax.random.normal(key, (2, *shape), jnp.finfo(dtype).dtype)
-    return jax.lax.complex(parts[0], parts[1])

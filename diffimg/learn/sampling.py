@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffimg.core import check
+from diffimg.core.random import standard_normal
 from diffimg.energy import Energy
 from diffimg.energy.weight import positive
 
@@ -91,7 +92,7 @@ def _run(method, steps, energy, x0, step_size, key, temperature, burn_in):
     def step(carry, k):
         x, value, slope, mean, spread, taken = carry
         noise_key, accept_key = jax.random.split(jax.random.fold_in(key, k))
-        new = x - tau * slope + jnp.sqrt(2 * tau * heat) * _normal(noise_key, x)
+        new = x - tau * slope + jnp.sqrt(2 * tau * heat) * standard_normal(noise_key, x.shape, x.dtype)
         new_value, new_slope = look(new)
         if exact:
             forth, back = _size(new - x + tau * slope), _size(x - new + tau * new_slope)
@@ -138,13 +139,6 @@ def posterior(
     start = jnp.broadcast_to(x0, (chains, *x0.shape))
     samples = langevin(data + prior, start, steps, step_size, key, burn_in=steps // 4 if burn_in is None else burn_in, **options)
     return *pooled(samples), samples
-
-
-def _normal(key, x):
-    if not jnp.iscomplexobj(x):
-        return jax.random.normal(key, x.shape, x.dtype)
-    parts = jax.random.normal(key, (2, *x.shape), jnp.finfo(x.dtype).dtype)
-    return jax.lax.complex(parts[0], parts[1])
 
 
 def _size(v):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffimg.core import check
+from diffimg.core.random import standard_normal
 from diffimg.energy import Energy
 from diffimg.energy.weight import positive
 
@@ -64,7 +65,7 @@ def denoising_score_matching(build: Callable[..., Energy], sigma: Any) -> Loss:
 
     def loss(params, batch, key):
         which, noise_key = jax.random.split(key)
-        noise = _noise(noise_key, batch)
+        noise = standard_normal(noise_key, batch.shape, batch.dtype)
         if not levels.ndim:
             return denoising_loss(build(params), batch, noise, levels), {}
         chosen = jnp.asarray(levels, noise.real.dtype)[jax.random.randint(which, batch.shape[:1], 0, len(levels))]
@@ -93,14 +94,6 @@ def denoiser_score(denoise: Callable[[Any, Any], Any], y: Any, sigma: Any) -> An
     """∇log p_σ(y) = (D(y, σ) − y)/σ², the score that belongs to a denoiser of least squared error."""
     positive("sigma", sigma)
     return (denoise(y, sigma) - y) / jnp.asarray(sigma, jnp.finfo(jnp.result_type(y)).dtype) ** 2
-
-
-def _noise(key, x):
-    real = jnp.finfo(x.dtype).dtype
-    if not jnp.iscomplexobj(x):
-        return jax.random.normal(key, x.shape, real)
-    parts = jax.random.normal(key, (2, *x.shape), real)
-    return jax.lax.complex(parts[0], parts[1])
 
 
 def _mean_square(r):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffimg.core import check
+from diffimg.core.random import standard_normal
 from diffimg.energy.weight import positive
 from diffimg.forward.operator import Operator
 
@@ -128,8 +129,7 @@ def equivariant(
         x = reconstruct(params, batch)
         turned = jax.lax.switch(jax.random.randint(which, (), 0, len(group)), list(group), x)
         data = operator(turned)
-        parts = jax.random.normal(noise_key, (2, *data.shape), data.real.dtype)
-        data = data + noise * (jax.lax.complex(parts[0], parts[1]) if jnp.iscomplexobj(data) else parts[0])
+        data = data + noise * standard_normal(noise_key, data.shape, data.dtype)
         consistency, symmetry = _mean_square(operator(x) - batch), _mean_square(reconstruct(params, data) - turned)
         return consistency + weight * symmetry, {"consistency": consistency, "symmetry": symmetry}
 

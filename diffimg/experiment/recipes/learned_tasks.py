@@ -99,6 +99,7 @@ def mri_problem(section: MRI, seed: int) -> Problem:
     import jax.numpy as jnp
 
     from diffimg import forward, mri
+    from diffimg.core.random import standard_normal
 
     n = section.size
     mask = mri.sampling.variable_density_mask((n, n), section.acceleration, jax.random.key(seed + 77), acs=section.centre)
@@ -111,8 +112,7 @@ def mri_problem(section: MRI, seed: int) -> Problem:
         phases, parts = jax.random.split(key)
         phase = jnp.tensordot(jax.random.uniform(phases, (images.shape[0], len(terms)), minval=-1, maxval=1), terms, 1)
         kspace = forward.fft(images * jnp.exp(1j * phase))[:, crop, crop] / 2
-        noise = jax.random.normal(parts, (2, *kspace.shape))
-        y = operator.mask * (kspace + section.noise * jax.lax.complex(noise[0], noise[1]))
+        y = operator.mask * (kspace + section.noise * standard_normal(parts, kspace.shape, kspace.dtype))
         return forward.ifft(kspace), y
 
     return _with_slices("MRI", operator, jax.jit(measure), jax.jit(operator.H), n, seed, section.noise)
