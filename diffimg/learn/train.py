@@ -105,11 +105,12 @@ def train(
         "params": params,
         "optimizer": optimizer.init(params),
         "average": params if average is not None else None,
-        "carry": carry,
         "step": jnp.zeros((), jnp.int32),
         "failed": jnp.full((), -1, jnp.int32),
         "best": {"params": params, "loss": jnp.full((), jnp.inf), "step": jnp.zeros((), jnp.int32), "waited": jnp.zeros((), jnp.int32)},
     }
+    if carry is not None:
+        state["carry"] = carry
     state = jax.tree.map(jnp.array, state)  # nothing is shared: the state is donated
     place = _placement(devices, accumulate)
     state = place.state(state)
@@ -173,7 +174,7 @@ class _Loop:
         current = _current(state)
         found = self.validate is not None and math.isfinite(float(state["best"]["loss"]))
         chosen, at = (state["best"]["params"], int(state["best"]["step"])) if found else (current, done)
-        return Trained(chosen, state["params"], done, at, status, self.log.lines, message, state["carry"])
+        return Trained(chosen, state["params"], done, at, status, self.log.lines, message, state.get("carry"))
 
     def _restart(self, done):
         self._losses, self._since, self._start = [], done, time.perf_counter()
@@ -256,11 +257,13 @@ def _step(loss, optimizer, average, accumulate, precision):
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, batch, key):
-        value, aux, gradient, carry = averaged(state["params"], batch, key, state["carry"])
+        value, aux, gradient, carry = averaged(state["params"], batch, key, state.get("carry"))
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient)) & (state["failed"] < 0)
         change, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], change)
-        new = state | {"params": params, "optimizer": optimizer_state, "carry": carry, "step": state["step"] + 1}
+        new = state | {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}
+        if carry is not None:
+            new["carry"] = carry
         if average is not None:
             # the first steps count more than the decay says, or the start would linger
             count = state["step"].astype(jnp.float32)

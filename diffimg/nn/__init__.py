@@ -1,5 +1,7 @@
 """Networks (flax nnx modules), split once into a pure function and its parameters. The only folder that imports flax."""
 
+from flax.nnx import Rngs
+
 from diffimg.nn.automap import Automap
 from diffimg.nn.convex import Critic, InputConvexNetwork
 from diffimg.nn.convolution import convolve, down_convolve, max_pool, mean_pool, up_convolve
@@ -26,6 +28,7 @@ __all__ = [
     "LearnedPGM",
     "LearnedPrimalDual",
     "MoDL",
+    "Rngs",
     "UNet",
     "UpConvolution",
     "VariationalNetwork",

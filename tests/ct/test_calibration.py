@@ -22,6 +22,7 @@ def measured(geometry, phantom=PHANTOM, photons=1e6):
     return Transmission(photons).noise(jax.random.key(0), project(phantom, geometry))
 
 
+@pytest.mark.slow
 def test_centre_of_rotation_and_jitter():
     """Of offsets that are unknown view by view, all but a shift of the object (first harmonics) is found."""
     true = CELL * (2 + 0.5 * np.random.default_rng(1).standard_normal(VIEWS))

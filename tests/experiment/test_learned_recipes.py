@@ -48,11 +48,17 @@ def samples():
     pytest.importorskip("sklearn")
 
 
+def test_a_ridge_regularizer_is_learned(job):
+    m = job("denoising", [*SMALL, "network.steps=0"])
+    assert 26 < m["total variation"]["psnr_db"] < 30 and 20 < m["noisy"]["psnr_db"] < 20.4
+    assert m["weakly convex ridge"]["psnr_db"] > 23
+    assert m["weakly convex ridge"]["parameters"] == 8 * 9 + 8 + 9 + 2
+
+
+@pytest.mark.slow
 def test_denoising(job, tmp_path):
     m = job("denoising", [*SMALL, f"cache.folder={json.dumps(str(tmp_path))}"])
-    assert 26 < m["total variation"]["psnr_db"] < 30 and 20 < m["noisy"]["psnr_db"] < 20.4
-    assert m["weakly convex ridge"]["psnr_db"] > 23 and m["DRUNet"]["psnr_db"] > 5  # a start
-    assert m["weakly convex ridge"]["parameters"] == 8 * 9 + 8 + 9 + 2
+    assert m["DRUNet"]["psnr_db"] > 5  # a start
     # a second run takes the trainings as they are
     out = tmp_path / "again"
     arguments = [v for s in [*SMALL, f"cache.folder={json.dumps(str(tmp_path))}"] for v in ("--set", s)]
@@ -64,12 +70,12 @@ def test_denoising(job, tmp_path):
     assert params["filters"].shape == (8, 3, 3) and about["model"]["kind"] == "ridge"
 
 
-FEW = ["mri=null", 'methods=["start","total variation","learned PGM"]']
+FEW = ["mri=null", 'methods=["start","learned PGM"]']
 
 
 def test_comparison(job):
     m = job("learned_comparison", JOBS["learned_comparison"] + FEW)
-    assert m["CT, total variation"]["psnr_db"] > m["CT, filtered backprojection"]["psnr_db"] + 1
+    assert m["CT, filtered backprojection"]["psnr_db"] > 15
     assert m["CT, learned PGM"]["psnr_db"] > 8 and m["CT, learned PGM"]["training_seconds"] > 0
 
 

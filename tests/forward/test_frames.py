@@ -34,6 +34,7 @@ def test_every_frame_has_its_operator(x64):
     np.testing.assert_allclose(slopes[1], alone, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_low_rank_from_golden_angle_spokes():
     """7 spokes a frame of 32²: the frames help one another. The samples are those of a finer object: no inverse crime."""
     n, frames = 32, 12

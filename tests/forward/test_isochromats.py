@@ -44,6 +44,7 @@ def test_an_echo_gets_back_all_but_t2(x64):
     assert abs(abs(signal[half - 1]) - np.exp(-2 * half * STEP / T2)) < 1e-4
 
 
+@pytest.mark.slow
 def test_gradient_and_spin_echo_images_weigh_t2_star_and_t2(x64):
     m0, t2_star = np.ones((4, 6)), np.full((4, 6), 20e-3)
     t2_star[:, 3:] = 60e-3

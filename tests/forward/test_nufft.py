@@ -44,6 +44,7 @@ def test_direct_transform(shape, tolerance, oversampling, x64):
         assert testing.dot_test(op, x, y) < 1e-12
 
 
+@pytest.mark.slow
 def test_error_model_of_the_window():
     k = RNG.uniform(-np.pi, np.pi, (400, 2))
     x = noise(24, 24)

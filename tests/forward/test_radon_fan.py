@@ -205,6 +205,7 @@ def test_second_derivatives_are_symmetric(x64):
     check_second(geometry, noise(*SHAPE), noise(*geometry.sinogram_shape))
 
 
+@pytest.mark.slow
 def test_derivatives_for_smooth_bodies_equal_analytic_ones_reading_by_reading():
     """First and second, along a path that turns, shifts and stretches the scan."""
     phantom, geometry = dataclasses.replace(BODIES, exponent=3), wobbling(8)

@@ -46,6 +46,7 @@ def test_contrastive_divergence_learns_energy_over_temperature(temperature):
     assert float(jnp.exp(trained.params)) == pytest.approx(temperature / x.var(), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("persistent", [False, True])
 def test_contrastive_divergence_learns_a_gaussian_field(persistent):
     """Weights of a quadratic field of experts: SciPy's maximum of the exact likelihood, which the Fourier transform diagonalises."""

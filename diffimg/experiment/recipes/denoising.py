@@ -48,7 +48,7 @@ class Config(Experiment):
     """Everything that determines a run of ``denoising``."""
 
     data: Data = Data()
-    tv_weights: list[float] = Field(default=[0.05, 0.06, 0.07, 0.08, 0.09], min_length=1)  # at σ = 25; they grow with the noise
+    tv_weights: list[float] = Field(default=[0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12], min_length=1)  # at σ = 25; they grow with the noise
     ridge: Ridge = Ridge()
     network: Network = Network()
     cache: Cache = Cache()
@@ -216,12 +216,11 @@ def _train_network(config, run, sigma, draw, validation, key):
     import jax
     import jax.numpy as jnp
     import optax
-    from flax import nnx
 
     from diffimg import nn
 
     section = config.network
-    apply, start = nn.split(nn.DRUNet(1, section.widths, section.blocks, rngs=nnx.Rngs(config.seed)))
+    apply, start = nn.split(nn.DRUNet(1, section.widths, section.blocks, rngs=nn.Rngs(config.seed)))
     denoise = nn.on_images(apply)
     evaluate = jax.jit(denoise)
 

@@ -71,12 +71,11 @@ def _network(name, problem, config, run, key):
     import jax
     import jax.numpy as jnp
     import optax
-    from flax import nnx
 
     from diffimg import nn
 
     section = config.networks
-    rngs = nnx.Rngs(config.seed)
+    rngs = nn.Rngs(config.seed)
     if name == "U-Net":
         channels = 2 if problem.name == "MRI" else 1
         apply, start = nn.split(nn.UNet(section.unet, channels, channels, residual=True, rngs=rngs))

@@ -1,0 +1,36 @@
+"""The shipped models do what their cards say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffimg import data, energy, forward, learn, metrics, solve
+
+
+def test_every_model_has_a_card_and_is_small():
+    names = learn.pretrained_names()
+    assert "ridge" in names
+    sizes = [(learn.pretrained.__globals__["FOLDER"] / f"{name}.npz").stat().st_size for name in names]
+    assert max(sizes) <= 2e6 and sum(sizes) <= 8e6
+    for name in names:
+        model = learn.pretrained(name)
+        assert "diffimg run" in model.card and "cores" in model.card and model.about["metrics"]
+        assert "cache" not in model.about["recipe"]
+    with pytest.raises(ValueError, match="ridge"):
+        learn.pretrained("rigde")
+
+
+def test_ridge_beats_total_variation_on_an_unseen_photograph():
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    truth = next(s.image for s in data.photographs("test") if s.name == "coffee")[120:248, 200:328]
+    y = jnp.asarray(truth) + 25 / 255 * jax.random.normal(jax.random.key(3), truth.shape)
+    prior = learn.pretrained("ridge").prior()
+    assert 0.9 < float(prior.weak_convexity()) < 1
+    problem = solve.Problem(smooth=energy.LeastSquares(forward.Identity(y.shape), y) + prior)
+    x = solve.run(solve.FISTA(), problem, y, 200, 1e-4, objective_every=0).x
+    inside = (slice(8, -8), slice(8, -8))  # the filters are periodic
+    psnr = lambda v: float(metrics.psnr(v[inside], truth[inside], data_range=1.0))  # noqa: E731
+    assert psnr(x) > max(psnr(energy.TotalVariation(w).prox(y, 1.0)) for w in (0.06, 0.08, 0.1)) + 0.8
+    assert np.all(np.isfinite(x))
