@@ -17,6 +17,7 @@ from diffimg.learn.score import (
     tweedie,
 )
 from diffimg.learn.self_supervised import equivariant, noise2noise, split_mask, ssdu, sure
+from diffimg.learn.tensorboard import tensorboard
 from diffimg.learn.train import Trained, train
 from diffimg.learn.weights import load_weights, save_weights
 
@@ -51,6 +52,7 @@ __all__ = [
     "split_mask",
     "ssdu",
     "sure",
+    "tensorboard",
     "train",
     "tweedie",
 ]

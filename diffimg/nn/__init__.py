@@ -8,7 +8,9 @@ from diffimg.nn.convolution import convolve, down_convolve, max_pool, mean_pool,
 from diffimg.nn.dncnn import DnCNN
 from diffimg.nn.drunet import DRUNet
 from diffimg.nn.functional import Apply, count, join, on_images, split, structure
+from diffimg.nn.inpainting import Inpainting
 from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvolution
+from diffimg.nn.lista import LISTA
 from diffimg.nn.published import load_published
 from diffimg.nn.unet import UNet
 from diffimg.nn.unrolled import LearnedPGM, LearnedPrimalDual, MoDL, VariationalNetwork
@@ -16,6 +18,7 @@ from diffimg.nn.varnet import EndToEndVarNet
 
 __all__ = [
     "ACTIVATIONS",
+    "LISTA",
     "Apply",
     "Automap",
     "Convolution",
@@ -24,6 +27,7 @@ __all__ = [
     "DnCNN",
     "DownConvolution",
     "EndToEndVarNet",
+    "Inpainting",
     "InputConvexNetwork",
     "LearnedPGM",
     "LearnedPrimalDual",

@@ -152,6 +152,34 @@ def run(code, devices=1, arguments=(), **options):
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
+def test_curves_for_tensorboard(tmp_path):
+    pytest.importorskip("tensorboardX")
+    learn.train(loss, START, batch, 20, key=KEY, log_every=10, report=learn.tensorboard(tmp_path))
+    (events,) = tmp_path.iterdir()
+    deadline = time.monotonic() + 30  # a thread writes
+    while events.read_bytes().count(b"steps_per_second") < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    content = events.read_bytes()
+    assert content.count(b"largest") == 2 and content.count(b"steps_per_second") == 2
+
+
+def test_a_carry_goes_on_after_an_interruption(tmp_path):
+    """Running statistics: the mean of all batches, the same with and without an interruption."""
+
+    def counted(params, batch, key, carry):
+        value, aux = loss(params, batch, key)
+        mean = carry["mean"] + jnp.mean(batch[0]) * params["b"]
+        return value, aux, {"mean": mean, "count": carry["count"] + 1}
+
+    options = {"key": KEY, "carry": {"mean": jnp.zeros(()), "count": jnp.zeros((), jnp.int32)}}
+    whole = learn.train(counted, START, batch, 12, **options)
+    learn.train(counted, START, batch, 5, folder=tmp_path, checkpoint_every=5, **options)
+    rest = learn.train(counted, START, batch, 12, folder=tmp_path, checkpoint_every=5, **options)
+    same(rest.carry, whole.carry)
+    same(rest.params, whole.params)
+    assert int(rest.carry["count"]) == 12
+
+
 def test_two_devices_learn_as_one():
     code = (
         "import jax, json, numpy as np, test_train as t; from diffimg import learn\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from diffimg import energy, nn, testing
+from diffimg import energy, forward, nn, solve, testing
 from diffimg.testing import PLATFORMS
 
 RNG = np.random.default_rng(41)
@@ -115,3 +115,27 @@ def test_critic_gives_a_number_for_each_image():
     jax.export.export(jax.jit(jax.grad(lambda p: jnp.sum(apply(p, x[..., None])))), platforms=PLATFORMS)(params)
     with pytest.raises(ValueError, match="at least 2 pixels"):
         apply(params, x[:, :1, :1, None])
+
+
+def test_lista_starts_as_iterative_soft_thresholding(x64):
+    A, y = RNG.normal(size=(6, 10)), RNG.normal(size=(2, 6))
+    apply, params = nn.split(nn.LISTA(A, 0.3, 25))
+    for given, code in zip(y, apply(params, y), strict=True):
+        problem = solve.Problem(smooth=energy.LeastSquares(forward.Matrix(A), given), proximable=energy.L1(0.3))
+        step = solve.ProximalGradient(1 / np.linalg.norm(A, 2) ** 2)
+        np.testing.assert_allclose(code, solve.run(step, problem, np.zeros(10), 25).x, atol=1e-12)
+    with pytest.raises(ValueError, match="y"):
+        apply(params, y[:, :5])
+    with pytest.raises(ValueError, match="weight"):
+        nn.LISTA(A, 0.0)
+
+
+def test_inpainting_keeps_what_was_measured():
+    apply, params = nn.split(nn.Inpainting((3, 4), rngs=nnx.Rngs(0)))
+    y, mask = RNG.normal(size=(2, 9, 11)).astype("f4"), (np.arange(9) % 2).astype("f4")[:, None]
+    out = apply(params, y, mask)
+    np.testing.assert_array_equal(out[:, 1::2], y[:, 1::2])
+    np.testing.assert_allclose(apply(params, y * mask, mask), out, atol=1e-6)  # nothing else is seen
+    assert float(np.abs(out[:, ::2]).max()) > 0
+    with pytest.raises(ValueError, match="broadcasts"):
+        apply(params, y, np.ones(9))
