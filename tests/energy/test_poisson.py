@@ -73,6 +73,7 @@ def test_threshold_bounds_the_probability_of_what_is_altered():
             assert abs(e(0.9 * z) - (0.9 * z - y * np.log(0.9 * z)).sum()) > 1e-3
 
 
+@pytest.mark.slow
 def test_lipschitz_is_finite_and_bounds_the_hessian():
     with jax.enable_x64(True):
         for y in (COUNTS, np.stack([COUNTS, COUNTS[::-1]])):

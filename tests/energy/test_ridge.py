@@ -18,7 +18,7 @@ def ridge(curvatures=(1.0, -0.4, 0.3), weight=0.6):
     return energy.RidgeRegularizer(RNG.normal(size=(4, 3, 5)), 0.3 + RNG.random(4), np.array(curvatures), weight, KNOTS)
 
 
-@pytest.mark.parametrize("dtype", [float, complex])
+@pytest.mark.parametrize("dtype", [complex, pytest.param(float, marks=pytest.mark.slow)])
 def test_value_is_the_double_integral_of_the_curvature(dtype, x64):
     e = ridge()
     x = RNG.normal(size=(6, 9)) + (1j * RNG.normal(size=(6, 9)) if dtype is complex else 0)
@@ -43,6 +43,7 @@ def test_bounds_of_the_curvature(x64):
     assert -bottom <= float(e.weak_convexity()) and float(e.weak_convexity()) == pytest.approx(0.7 * float(e.lipschitz()))
 
 
+@pytest.mark.slow
 def test_constrained_parameters_keep_denoising_convex(x64):
     params = ridge_parameters(5, 10)
     params = jax.tree.map(lambda v: v + RNG.normal(size=v.shape), params)

@@ -73,6 +73,7 @@ def test_denoising(job, tmp_path):
 FEW = ["mri=null", 'methods=["start","learned PGM"]']
 
 
+@pytest.mark.slow
 def test_comparison(job):
     m = job("learned_comparison", JOBS["learned_comparison"] + FEW)
     assert m["CT, filtered backprojection"]["psnr_db"] > 15

@@ -11,6 +11,7 @@ from diffimg import forward
 from diffimg.forward import batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["values", *(pytest.param(n, marks=pytest.mark.slow) for n in ("modular", "gradient"))])
 def test_the_size_of_a_step_does_not_matter(what, monkeypatch, x64):
     geometry = forward.ConeBeam((5, 6, 7), np.linspace(0, 6, 3), (4, 9), 40.0, 20.0, 1.0, detector_spacing=1.6)

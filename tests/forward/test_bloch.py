@@ -167,6 +167,7 @@ def objective():
         return value, zero, way
 
 
+@pytest.mark.slow
 def test_gradients_of_readouts_against_finite_differences(objective, x64):
     value, zero, way = objective
     gradient, value = jax.jit(jax.grad(value))(zero), jax.jit(value)
@@ -207,6 +208,7 @@ def test_segments_hold_every_interval_once():
     assert [v.shape for v in segments(flash, 1008)] == [(8, 3, 12), (8, 90)]
 
 
+@pytest.mark.slow
 def test_single_precision_is_enough():
     """k-space within 0.1 % of double precision."""
     sequence, spins = random_case(spins=200, intervals=400)

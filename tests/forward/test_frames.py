@@ -18,6 +18,7 @@ def trajectories(frames, spokes, readout):
     return np.asarray(mri.trajectories.radial(frames * spokes, readout)).reshape(frames, spokes, readout, 2)
 
 
+@pytest.mark.slow
 def test_every_frame_has_its_operator(x64):
     k, coils = trajectories(3, 4, 12), noise(2, 6, 7)
     each = [forward.NUFFT((6, 7), t, coils, tolerance=1e-8) for t in k]

@@ -81,6 +81,7 @@ def sampled(x, geometry, fixed):
     return np.stack(views)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:detector_shape")
 def test_first_derivatives_equal_their_definition(x64):
     geometry = jax.tree.map(jnp.asarray, scan())

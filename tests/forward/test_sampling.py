@@ -54,6 +54,7 @@ def test_blur_and_decimate(factor, size, start):
     np.testing.assert_allclose(operator(ramp)[2, 2:-2], expected[2:-2], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_phase_retrieval():
     masks = np.exp(2j * np.pi * RNG.random((3, 6, 5))).astype(np.complex64)
     field = CodedDiffraction(masks)

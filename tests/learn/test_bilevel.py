@@ -69,6 +69,7 @@ def test_total_variation_map_learns_where_the_edges_are(x64):
     assert float(jnp.mean(params[:, 5])) < float(jnp.mean(params)) - 0.5
 
 
+@pytest.mark.slow
 def test_learned_ridge_denoises_unseen_noise():
     """A few dozen steps of bilevel training on synthetic edges beat the start on other edges."""
     sigma = 0.1

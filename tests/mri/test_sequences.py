@@ -210,6 +210,7 @@ def test_times_in_milliseconds_are_noticed():
         sequences.spin_echo(SHAPE, FOV, tr=1.0, te=-0.01)
 
 
+@pytest.mark.slow
 def test_times_may_be_traced(x64):
     """d|S|/dTE = −|S|/T2; inversion, repetition and readout times against finite differences."""
     t2 = 30e-3

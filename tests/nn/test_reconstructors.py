@@ -63,6 +63,7 @@ def coil_data(n=16, coils=3):
     return x, full, mask
 
 
+@pytest.mark.slow
 def test_end_to_end_network_keeps_complete_data():
     """Untrained, with all of k-space: the image is the root sum of squares, and coil maps have unit norm and the right ratios."""
     x, full, _ = coil_data()
@@ -105,6 +106,7 @@ def test_input_convex_network_is_convex(x64):
     assert jnp.shape(apply(params, a[..., None])) == (40,)
 
 
+@pytest.mark.slow
 def test_critic_gives_a_number_for_each_image():
     apply, params = nn.split(nn.Critic(1, (3, 4), rngs=nnx.Rngs(0)))
     x = RNG.normal(size=(3, 9, 10)).astype("f4")

@@ -37,7 +37,9 @@ def data(complex_values, batch=2, dtype="float32"):
     return A, A(jnp.asarray(x, jnp.result_type(dtype, "complex64") if complex_values else dtype))
 
 
-@pytest.mark.parametrize(("name", "complex_values"), [("pgm", True), ("variational", True), ("modl", False), ("primal-dual", True)])
+@pytest.mark.parametrize(("name", "complex_values"), [
+    ("pgm", True), ("primal-dual", True), *(pytest.param(*p, marks=pytest.mark.slow) for p in (("variational", True), ("modl", False)))
+])  # fmt: skip
 def test_properties(name, complex_values):
     # conjugate gradients stop for the batch as a whole
     options = {"tolerance": 1e-6, "cg_steps": 60} if name == "modl" else {}
@@ -66,6 +68,7 @@ def test_properties(name, complex_values):
     jax.export.export(jax.jit(jax.grad(lambda p: value(p, y, A))), platforms=PLATFORMS)(params)
 
 
+@pytest.mark.slow
 def test_precision_follows_the_data(x64):
     for name in KINDS:
         apply, params = split(name)
@@ -100,7 +103,7 @@ def test_huber_activations_descend_on_the_field_of_experts(x64):
     np.testing.assert_allclose(apply(params, y, A), plain, atol=1e-12)
 
 
-@pytest.mark.parametrize("complex_values", [False, True])
+@pytest.mark.parametrize("complex_values", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_modl_without_a_network_is_iterated_tikhonov(complex_values, x64):
     A, y = data(complex_values, 1, "float64")
     apply, params = split("modl", 3, complex_values, tolerance=1e-13, cg_steps=300)

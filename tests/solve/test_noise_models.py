@@ -44,6 +44,7 @@ def test_every_noise_model_reconstructs(name, method):
         assert nmse(result.x) < 0.13  # 1 at the start
 
 
+@pytest.mark.slow
 def test_splitting_reaches_poisson_through_the_projector():
     operator, model = Radon(GEOMETRY, method="joseph"), Poisson(2.0)
     data = model.noise(jax.random.key(1), operator(IMAGE))
