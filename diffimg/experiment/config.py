@@ -177,7 +177,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             got = item["input"]
             text = f"{type(got).__name__} of {len(got)}" if isinstance(got, (dict, list)) and len(got) > 4 else repr(got)
             if item["type"] == "value_error":  # raised by a validator, in the words of core.check
-                yield f"{where}: " + re.sub(r"^[\w.]+: (?=expected)", "", str(context.get("error", item["msg"])))
+                said = str(context.get("error", item["msg"]))
+                # a check of the whole config has no place of its own: what it says names the key
+                yield f"{where}: " + re.sub(r"^[\w.]+: (?=expected)", "", said) if where else said
             else:
                 hint = _word_hint(got, context) or f" Change it in the file or by --set {where}=VALUE."
                 yield f"{where}: expected {_expected(item['type'], context, item['msg'])}, got {text}.{hint}"

@@ -80,6 +80,11 @@ def test_comparison(job):
     assert m["CT, learned PGM"]["psnr_db"] > 8 and m["CT, learned PGM"]["training_seconds"] > 0
 
 
+def test_a_denoiser_that_is_not_there_is_missed_before_the_training():
+    result = CliRunner().invoke(app, ["run", "learned_comparison", "--set", 'methods=["start","DPIR"]', "--set", "dpir.denoiser=none"])
+    assert result.exit_code != 0 and "dpir.denoiser" in result.output and "ridge" in result.output
+
+
 @pytest.mark.slow
 def test_comparison_of_all_kinds(job):
     m = job("learned_comparison")
