@@ -129,9 +129,10 @@ def ridge_parameters(size: int = 7, count: int | None = None, scale: float = 0.0
 
 
 def constrained_ridge(params: dict[str, Any], weak: float = 0.99, knots: tuple[float, ...] = KNOTS) -> RidgeRegularizer:
-    """The regularizer of free parameters: filters without mean and of norm 1, −weak ≤ weight·ψ'' ≤ steepness.
+    """The regularizer of free parameters: filters without mean and of norm 1, −weak ≤ weight·ψ'' ≤ steepness, ψ' ≥ 0 for t ≥ 0.
 
-    ``weak`` < 1 keeps ½‖x − y‖² + R(x) strongly convex, whatever was learned; 0 makes R convex.
+    ``weak`` < 1 keeps ½‖x − y‖² + R(x) strongly convex, whatever was learned; 0 makes R convex. As ψ never falls, R ≥ 0: problems whose
+    data leave something open have a solution.
     """
     check.minimum("weak", weak, 0.0)
     filters = params["filters"]
@@ -139,4 +140,14 @@ def constrained_ridge(params: dict[str, Any], weak: float = 0.99, knots: tuple[f
     filters = filters / jnp.sqrt(gain(filters))
     top = jnp.exp(params["log_steepness"] + params["log_weight"])
     share = jax.nn.sigmoid(params["curvatures"])
-    return RidgeRegularizer(filters, jnp.exp(params["log_scales"]), top * share - weak * (1 - share), 1.0, knots)
+    curvatures = _never_falling(top * share - weak * (1 - share), np.diff(knots))
+    return RidgeRegularizer(filters, jnp.exp(params["log_scales"]), curvatures, 1.0, knots)
+
+
+def _never_falling(curvatures, widths):
+    """Curvatures raised where the slope, their running integral, would become negative."""
+    slope, raised = jnp.zeros_like(curvatures[0]), []
+    for c, width in zip(curvatures, widths, strict=True):
+        raised.append(jnp.maximum(c, -slope / width))
+        slope = jnp.maximum(slope + raised[-1] * width, 0)
+    return jnp.stack(raised)

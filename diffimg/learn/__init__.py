@@ -10,6 +10,7 @@ from diffimg.learn.pretrained import Pretrained, pretrained, pretrained_names
 from diffimg.learn.sampling import Samples, langevin, pooled, posterior
 from diffimg.learn.score import (
     denoiser_score,
+    denoiser_score_matching,
     denoising_loss,
     denoising_score_matching,
     explicit_score_matching,
@@ -33,6 +34,7 @@ __all__ = [
     "adversarial_weight",
     "contrastive_divergence",
     "denoiser_score",
+    "denoiser_score_matching",
     "denoising_loss",
     "denoising_score_matching",
     "diffusion_sample",

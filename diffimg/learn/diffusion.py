@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffimg.core import check
 from diffimg.core.random import standard_normal
@@ -42,8 +43,10 @@ def diffusion_sample(
     sigmas = jnp.asarray(check.array("sigmas", sigmas), jnp.finfo(dtype).dtype)
     check.ndim("sigmas", sigmas, 1, "[level]")
     check.one_of("guidance", guidance, GUIDANCES)
-    if check.is_concrete(sigmas) and (bool(jnp.any(sigmas <= 0)) or bool(jnp.any(jnp.diff(sigmas) >= 0)) or sigmas.shape[0] < 2):
-        check.fail("sigmas", "at least two positive levels that decrease", str(sigmas), "E.g. jnp.geomspace(10, 0.01, 100).")
+    if check.is_concrete(sigmas):
+        values = np.asarray(sigmas)  # with jnp they would be traced inside jit
+        if len(values) < 2 or np.any(values <= 0) or np.any(np.diff(values) >= 0):
+            check.fail("sigmas", "at least two positive levels that decrease", str(values), "E.g. jnp.geomspace(10, 0.01, 100).")
     if (operator is None) != (y is None):
         check.fail("operator, y", "both or neither", "one of them", "Data need the operator that made them.")
     if guidance == "pigdm" and operator is not None:

@@ -75,6 +75,33 @@ def denoising_score_matching(build: Callable[..., Energy], sigma: Any) -> Loss:
     return loss
 
 
+def denoiser_score_matching(denoise: Callable[..., Any], sigma_range: tuple[float, float], sigma_data: float) -> Loss:
+    """mean |D(x + σn, σ) − x|² (σ² + s²)/(σs)² with ln σ uniform over the range: denoising score matching of a denoiser at all levels.
+
+    (D − x)/σ² becomes the score (``denoiser_score``). The weight makes all levels count alike for ``nn.preconditioned`` networks.
+
+    Args:
+        denoise: ``denoise(params, x, sigma)`` for images ``[n, ...]`` and one σ an image. sigma_range: (least, largest) level.
+        sigma_data: s, the standard deviation of the images (of complex ones, of each part).
+
+    T. Karras et al., NeurIPS 2022.
+    """
+    low, high = (float(s) for s in sigma_range)
+    if not 0 < low < high:
+        check.fail("sigma_range", "0 < least < largest level", str(sigma_range))
+    check.minimum("sigma_data", sigma_data, 0.0, strict=True)
+
+    def loss(params, batch, key):
+        level_key, noise_key = jax.random.split(key)
+        sigma = jnp.exp(jax.random.uniform(level_key, batch.shape[:1], batch.real.dtype, np.log(low), np.log(high)))
+        each = sigma.reshape(-1, *(1,) * (batch.ndim - 1))
+        error = denoise(params, batch + each * standard_normal(noise_key, batch.shape, batch.dtype), sigma) - batch
+        weight = (each**2 + sigma_data**2) / (each * sigma_data) ** 2
+        return jnp.mean(weight * (error * jnp.conj(error)).real), {}
+
+    return loss
+
+
 def denoising_loss(energy: Energy, x: Any, noise: Any, sigma: Any) -> jax.Array:
     """½ mean |σ∇E(x + σ·noise) − noise|² for given standard normal noise."""
     sigma = jnp.asarray(sigma, jnp.finfo(jnp.result_type(x)).dtype)

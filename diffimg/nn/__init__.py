@@ -11,6 +11,7 @@ from diffimg.nn.functional import Apply, count, join, on_images, split, structur
 from diffimg.nn.inpainting import Inpainting
 from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvolution
 from diffimg.nn.lista import LISTA
+from diffimg.nn.preconditioned import preconditioned
 from diffimg.nn.published import load_published
 from diffimg.nn.unet import UNet
 from diffimg.nn.unrolled import LearnedPGM, LearnedPrimalDual, MoDL, VariationalNetwork
@@ -44,6 +45,7 @@ __all__ = [
     "max_pool",
     "mean_pool",
     "on_images",
+    "preconditioned",
     "split",
     "structure",
     "up_convolve",

@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from diffimg.experiment.config import Experiment, Section
 from diffimg.experiment.recipes import Recipe
+from diffimg.experiment.recipes.learned_diffusion import Diffusion
 from diffimg.experiment.recipes.learned_methods import METHODS
+from diffimg.experiment.recipes.learned_ridge import Ridge
 from diffimg.experiment.recipes.learned_tasks import CT, MRI, SPLIT
 from diffimg.experiment.recipes.training import Cache
 from diffimg.experiment.run import Run
@@ -32,17 +34,6 @@ class Networks(Section):
     rate: float = Field(default=1e-3, gt=0)
 
 
-class Ridge(Section):
-    """The ridge regularizer, learned so that the minimiser is right."""
-
-    start: str | None = "ridge"  # a pretrained one; None: cosines
-    weight: float = Field(default=3e-3, gt=0)  # to start from
-    weak: float = Field(default=0.99, ge=0)
-    iterations: int = Field(default=100, ge=1)
-    steps: int = Field(default=200, ge=1)
-    batch: int = Field(default=2, ge=1)
-
-
 class DPIR(Section):
     """A denoiser of photographs in half-quadratic splitting."""
 
@@ -61,6 +52,9 @@ class Config(Experiment):
     classical: Classical = Classical()
     networks: Networks = Networks()
     ridge: Ridge = Ridge()
+    diffusion: Diffusion = Diffusion()
+    seeds: int = Field(default=3, ge=1)  # trainings of the best methods
+    best: int = Field(default=5, ge=0)  # how many methods that are, by PSNR on the validation slices
     dpir: DPIR = DPIR()
     cache: Cache = Cache()
 
@@ -88,24 +82,26 @@ class Config(Experiment):
         return {} if section is None else section.model_dump(mode="json")
 
 
+COLUMNS = (
+    "psnr_db", "psnr_sd_db", "ssim", "seeds", "parameters", "training_seconds", "trained_on", "milliseconds", "weight", "coverage_90",
+)  # fmt: skip
 DEFINITIONS = {
-    "psnr_db": "10 log10(1/MSE) of magnitudes, white = 1 (the largest value of the volume), mean over the test slices",
-    "ssim": "structural similarity of magnitudes, range 1, mean over the test slices",
+    "psnr_db": "10 log10(1/MSE) of magnitudes, white = 1 (the largest value of the volume), mean over the test slices (and seeds)",
+    "psnr_sd_db": "standard deviation of psnr_db over the seeds",
+    "ssim": "structural similarity of magnitudes, range 1, mean over the test slices (and seeds)",
+    "seeds": "trainings that were averaged",
     "parameters": "numbers that were learned or tuned",
     "training_seconds": "of all steps, compilation included",
+    "trained_on": "the device of the training, which may have been an earlier run's",
     "milliseconds": "for one slice, compiled before",
-    "weight": "of the penalty, chosen on the validation slices (DPIR: strength)",
+    "weight": "of the penalty, chosen on the validation slices (DPIR, diffusion: strength; ridge: multiple of theory)",
+    "coverage_90": "share of the object's pixels in the method's own 90 % region (posterior samples, or several seeds): calibrated is 0.9",
 }
 
 
 def function(config: Config, run: Run) -> None:
     """Every method on every problem."""
-    import time
-
-    import jax
-    import numpy as np
-
-    from diffimg.experiment.recipes import learned_methods, learned_tasks
+    from diffimg.experiment.recipes import learned_tasks
 
     run.define(**DEFINITIONS)
     problems = []
@@ -114,27 +110,78 @@ def function(config: Config, run: Run) -> None:
             problems.append(learned_tasks.ct_problem(config.ct, config.seed))
         if config.mri is not None:
             problems.append(learned_tasks.mri_problem(config.mri, config.seed))
-    key = jax.random.key(config.seed)
-    images: dict[str, dict[str, Any]] = {}
-    for problem in problems:
-        truth, y = problem.test
-        shown = images[problem.name] = {}
-        for index, name in enumerate(METHODS):
-            if name not in config.methods:
-                continue
-            method = learned_methods.build(name, problem, config, run, jax.random.fold_in(key, index))
-            label = f"{problem.name}, {_name(name, problem.name)}"
-            with run.stage(label):
-                jax.block_until_ready(method.reconstruct(y))
-                begin = time.perf_counter()
-                x = jax.block_until_ready(method.reconstruct(y))
-                seconds = time.perf_counter() - begin
-            shown[name] = np.asarray(x)
-            more = {k: v for k, v in {"training_seconds": method.training_seconds, "weight": method.weight}.items() if v is not None}
-            found = learned_tasks.scores(x, truth)
-            run.metric(label, **found, parameters=method.parameters, milliseconds=1e3 * seconds / len(truth), **more)
+    images = {problem.name: _compare(config, run, problem) for problem in problems}
     with run.stage("report"):
         _report(config, run, problems, images)
+
+
+def _compare(config, run, problem):
+    """Reconstructions of the test slices by every method; metrics go to the run."""
+    import time
+
+    import jax
+    import numpy as np
+
+    from diffimg.experiment.recipes import learned_methods, learned_tasks
+    from diffimg.experiment.recipes.learned_method import coverage
+
+    (truth, y), (validation, validation_y) = problem.test, problem.validation
+    shown: dict[str, Any] = {}
+    found: dict[str, list[dict[str, float]]] = {}
+    reached: dict[str, float] = {}
+    for name in (m for m in METHODS if m in config.methods):
+        label = f"{problem.name}, {_name(name, problem.name)}"
+        method = learned_methods.build(name, problem, config, run, _key(config, name, 0), config.seed)
+        with run.stage(label):
+            jax.block_until_ready(method.reconstruct(y))
+            begin = time.perf_counter()
+            x = jax.block_until_ready(method.reconstruct(y))
+            seconds = time.perf_counter() - begin
+            found[name] = [learned_tasks.scores(x, truth)]
+            values: dict[str, Any] = {"parameters": method.parameters, "milliseconds": 1e3 * seconds / len(truth)}
+            if method.weight is not None:
+                values["weight"] = method.weight
+            if method.outcome is not None:
+                values |= {"training_seconds": method.outcome.seconds, "trained_on": method.outcome.device}
+                reached[name] = learned_tasks.scores(method.reconstruct(validation_y), validation)["psnr_db"]
+                _write(config, run, problem, name, method, found[name][0])
+            if method.posterior is not None:
+                moments = method.posterior(x, y, jax.random.key(config.seed + 2))
+                values["coverage_90"] = coverage(*moments, truth, method.draws)
+        shown[name] = np.asarray(x)
+        run.metric(label, **found[name][0], **values)
+    for name in sorted(reached, key=lambda n: -reached[n])[: config.best if config.seeds > 1 else 0]:
+        label = f"{problem.name}, {_name(name, problem.name)}"
+        several = [shown[name]]
+        for k in range(1, config.seeds):
+            method = learned_methods.build(name, problem, config, run, _key(config, name, k), config.seed + k)
+            several.append(np.asarray(method.reconstruct(y)))
+            found[name].append(learned_tasks.scores(several[-1], truth))
+        values = {key: float(np.mean([f[key] for f in found[name]])) for key in ("psnr_db", "ssim")}
+        values |= {"psnr_sd_db": float(np.std([f["psnr_db"] for f in found[name]], ddof=1)), "seeds": config.seeds}
+        if "coverage_90" not in run.metrics["methods"][label]:
+            stack = np.stack(several)
+            apart = np.sqrt(np.sum(np.abs(stack - stack.mean(0)) ** 2, 0) / (config.seeds - 1))
+            values["coverage_90"] = coverage(stack.mean(0), apart, truth, config.seeds)
+        run.metric(label, **values)
+    return shown
+
+
+def _key(config, name, repetition):
+    import jax
+
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), METHODS.index(name)), repetition)
+
+
+def _write(config, run, problem, name, method, reached):
+    """A file of weights that ``learn.load_weights`` reads."""
+    from diffimg import learn
+
+    if method.model is None:
+        return
+    recipe = {"methods": [name], problem.name.lower(): config.problem_settings(problem.name), "seed": config.seed}
+    about = {"model": method.model, "name": f"{problem.name} {name}", "recipe": recipe, "metrics": reached}
+    learn.save_weights(run.folder / f"{problem.name} {name}.npz".lower().replace(",", "").replace(" ", "_"), method.outcome.params, about)
 
 
 def _name(name, problem):
@@ -162,9 +209,8 @@ def _report(config, run, problems, images):
     run.write("overview.png", overview)
     report = standard_report(run, title, config.description, DEFINITIONS)
     report.picture("Overview", overview, SPLIT)
-    columns = ("psnr_db", "ssim", "parameters", "training_seconds", "milliseconds", "weight")
-    report.table("Metrics", run.metrics["methods"], columns)
+    report.table("Metrics", run.metrics["methods"], COLUMNS)
     run.write("report.html", report.html())
 
 
-recipe = Recipe(Config, function, headline=("psnr_db", "ssim", "parameters", "training_seconds", "milliseconds", "weight"))
+recipe = Recipe(Config, function, headline=COLUMNS)

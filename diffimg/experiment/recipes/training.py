@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -20,19 +21,33 @@ class Cache(Section):
     folder: str | None = Field(default=None)  # None: inside the run folder; another run with the same folder goes on from there
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a training left: the best parameters by validation, the step they are of, seconds of all steps, and the device's kind."""
+
+    params: Any
+    step: int
+    seconds: float
+    device: str
+
+
 def trained(
     run: Run, cache: Cache, name: str, settings: dict[str, Any], loss: Callable, params: Any, batch: Callable, steps: int, key: Any,
     **options: Any,
-) -> Any:  # fmt: skip
-    """``learn.train`` in a folder named after ``settings``; → (its result, its seconds, those of earlier runs included).
+) -> Outcome:  # fmt: skip
+    """``learn.train`` in a folder named after ``settings``, which ends with a small ``result.npz``: that is all a later run needs.
 
     ``settings``: everything that determines the training, JSON.
     """
+    import jax
+    import numpy as np
+
     from diffimg import learn
 
     digest = hashlib.sha256(json.dumps([name, steps, settings], sort_keys=True).encode()).hexdigest()[:12]
     root = run.folder / "trainings" if cache.folder is None else Path(cache.folder)
-    folder = root / f"{name.replace(' ', '_')}-{digest}"
+    folder = root / f"{name.replace(' ', '_').replace(',', '')}-{digest}"
+    kept = folder / "result.npz"
     tell = run.iterations(name)
 
     def report(line):
@@ -41,9 +56,14 @@ def trained(
         run.log("training", stage=name, **line)
 
     with run.stage(name, total=steps) as watch:
-        result = learn.train(loss, params, batch, steps, key=key, folder=folder, report=report, **options).check()
-        watch.note = f"step {result.best_step} of {result.step}"
-    return result, _seconds(folder / "log.jsonl")
+        if not kept.is_file():
+            result = learn.train(loss, params, batch, steps, key=key, folder=folder, report=report, **options).check()
+            seconds = _seconds(folder / "log.jsonl")
+            about = {"step": result.best_step, "seconds": seconds, "device": jax.devices()[0].device_kind, "settings": settings}
+            learn.save_weights(kept, jax.tree.map(np.asarray, result.params), about)
+        params, about = learn.load_weights(kept)
+        watch.note = f"step {about['step']} of {steps}"
+    return Outcome(params, about["step"], about["seconds"], about["device"])
 
 
 def _seconds(log: Path) -> float:
