@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffimg.energy import Energy, PlugAndPlay
 from diffimg.energy.ridge import constrained_ridge
 from diffimg.learn.weights import load_weights
 
+UNROLLED = {c.__name__: c for c in (nn.LearnedPGM, nn.VariationalNetwork, nn.MoDL, nn.LearnedPrimalDual)}
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -37,10 +39,28 @@ class Pretrained:
             case "ridge":
                 return constrained_ridge(self.params, model["weak"], tuple(model["knots"]))
             case "drunet":
-                apply = nn.structure(nn.DRUNet, 1, model["widths"], model["blocks"])
-                return PlugAndPlay(nn.on_images(apply, separately=True), self.params, 1.0, tuple(model["sigma_range"]))
+                return PlugAndPlay(self.denoiser(), self.params, 1.0, tuple(model["sigma_range"]))
             case other:
                 check.fail("prior", "a model that is a prior", f"{self.name!r}, {other}", "Look at its card.")
+
+    def denoiser(self) -> Callable[..., Any]:
+        """``denoise(params, x, sigma)`` of a denoiser or a score model: the score at σ is (D(x, σ) − x)/σ².
+
+        One of real images is applied to the real and the imaginary part of complex ones.
+        """
+        model = self.about["model"]
+        if model["kind"] not in ("drunet", "score"):
+            check.fail("denoiser", "a denoiser or a score model", f"{self.name!r}, {model['kind']}", "Look at its card.")
+        channels = model.get("channels", 1)
+        apply = nn.structure(nn.DRUNet, channels, model["widths"], model["blocks"])
+        return nn.preconditioned(nn.on_images(apply, separately=channels == 1), model["sigma_data"])
+
+    def network(self) -> Callable[..., Any]:
+        """``network(params, y, operator, x0)`` of an unrolled reconstruction."""
+        model = self.about["model"]
+        if model["kind"] != "unrolled":
+            check.fail("network", "an unrolled network", f"{self.name!r}, {model['kind']}", "Look at its card.")
+        return nn.structure(UNROLLED[model["network"]], model["iterations"], complex_values=model["complex_values"])
 
 
 def pretrained_names() -> tuple[str, ...]:

@@ -56,6 +56,16 @@ def test_constrained_parameters_keep_denoising_convex(x64):
     assert eigenvalues.min() >= -0.9
 
 
+def test_a_constrained_potential_never_falls(x64):
+    params = jax.tree.map(lambda v: v + 3 * RNG.normal(size=v.shape), ridge_parameters(3, 4))
+    params["curvatures"] = np.array([1.0, -9, -9, -9, 2, -9, -9, -9, -9])
+    e = constrained_ridge(params, 0.9)
+    slopes = np.cumsum(np.asarray(e.curvatures) * np.diff(e.knots))
+    assert np.all(slopes >= -1e-12) and slopes[-1] == pytest.approx(0, abs=1e-12) and float(e.weak_convexity()) <= 0.9
+    large = [float(e(scale * RNG.normal(size=(8, 8)))) for scale in (1.0, 10.0, 100.0)]
+    assert min(large) >= 0
+
+
 def test_ridge_refuses_what_it_cannot_be():
     filters = np.ones((2, 3, 3), np.float32)
     with pytest.raises(ValueError, match=r"scales.*one, or 2"):

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from diffimg import learn
 from diffimg.experiment.cli import app
+from diffimg.experiment.recipes.learned_method import coverage
 
 SMALL = [
     "data.test_size=48",
@@ -38,6 +40,7 @@ JOBS = {
         "ridge.start=null",
         "ridge.steps=4",
         "ridge.iterations=20",
+        "seeds=1",
     ],
 }
 
@@ -83,6 +86,33 @@ def test_comparison(job):
 def test_a_denoiser_that_is_not_there_is_missed_before_the_training():
     result = CliRunner().invoke(app, ["run", "learned_comparison", "--set", 'methods=["start","DPIR"]', "--set", "dpir.denoiser=none"])
     assert result.exit_code != 0 and "dpir.denoiser" in result.output and "ridge" in result.output
+
+
+@pytest.mark.slow
+def test_the_same_energy_by_every_principle_and_seeds(job, tmp_path):
+    few = ["mri=null", 'methods=["learned PGM","ridge, adversarial","ridge, likelihood","ridge, score","diffusion"]', "seeds=2", "best=1"]
+    cheap = ["ridge.principle_steps=6", "ridge.chain_steps=2", "ridge.multiples=[0.1,1]", "ridge.sizes=[0.7,1]"]
+    score = ["diffusion.widths=[4,8]", "diffusion.blocks=1", "diffusion.steps=6", "diffusion.levels=5"]
+    m = job("learned_comparison", JOBS["learned_comparison"] + few + cheap + score)
+    for name in ("adversarial", "likelihood", "score"):
+        assert m[f"CT, ridge, {name}"]["psnr_db"] > 20 and 0 < m[f"CT, ridge, {name}"]["coverage_90"] <= 1
+    repeated = [row for row in m.values() if "seeds" in row]
+    assert len(repeated) == 1 and repeated[0]["psnr_sd_db"] > 0 and 0 < repeated[0]["coverage_90"] <= 1
+
+
+@pytest.mark.parametrize(("dtype", "draws"), [(float, None), (complex, None), (float, 3), (complex, 3)])
+def test_coverage_of_gaussian_samples(dtype, draws):
+    """Moments that are right cover nine tenths: of the density itself, or of a few samples."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.normal(size=shape) + (1j * rng.normal(size=shape) if dtype is complex else 0)  # noqa: E731
+    truth, parts = 10 + normal(200_000), 2 if dtype is complex else 1
+    if draws is None:
+        mean, spread = np.full(truth.shape, 10.0), np.full(truth.shape, np.sqrt(parts))
+    else:
+        samples = 10 + normal(draws, truth.size)
+        mean = samples.mean(0)
+        spread = np.sqrt(np.sum(np.abs(samples - mean) ** 2, 0) / (draws - 1))
+    assert coverage(mean, spread, truth, draws) == pytest.approx(0.9, abs=0.005)
 
 
 @pytest.mark.slow

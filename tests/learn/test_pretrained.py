@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from diffimg import data, energy, forward, learn, metrics, solve
+from diffimg.experiment.recipes import learned_tasks
 
 
 def test_every_model_has_a_card_and_is_small():
     names = learn.pretrained_names()
-    assert "ridge" in names
+    assert {"ridge", "drunet", "ct_primal_dual", "mri_learned_pgm"} <= set(names)
     sizes = [(learn.pretrained.__globals__["FOLDER"] / f"{name}.npz").stat().st_size for name in names]
     assert max(sizes) <= 2e6 and sum(sizes) <= 8e6
     for name in names:
@@ -34,3 +35,36 @@ def test_ridge_beats_total_variation_on_an_unseen_photograph():
     psnr = lambda v: float(metrics.psnr(v[inside], truth[inside], data_range=1.0))  # noqa: E731
     assert psnr(x) > max(psnr(energy.TotalVariation(w).prox(y, 1.0)) for w in (0.06, 0.08, 0.1)) + 0.8
     assert np.all(np.isfinite(x))
+
+
+def test_unrolled_networks_do_what_their_cards_say():
+    """On four test slices, with the data of the recipe."""
+    pytest.importorskip("nilearn")
+    for name, make, section, gain in (
+        ("ct_primal_dual", learned_tasks.ct_problem, learned_tasks.CT(), 6.0),
+        ("mri_learned_pgm", learned_tasks.mri_problem, learned_tasks.MRI(), 10.0),
+    ):
+        problem, model = make(section, 0), learn.pretrained(name)
+        truth, y = (v[:4] for v in problem.test)
+        x0 = problem.start(y)
+        x = model.network()(model.params, y, problem.operator, x0)
+        better = learned_tasks.scores(x, truth)["psnr_db"] - learned_tasks.scores(x0, truth)["psnr_db"]
+        assert better > gain, name
+        with pytest.raises(ValueError, match="prior"):
+            model.prior()
+
+
+def test_the_denoiser_knows_its_levels():
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    model = learn.pretrained("drunet")
+    truth = next(s.image for s in data.photographs("test") if s.name == "coffee")[120:248, 200:328]
+    psnr = lambda v: float(metrics.psnr(jnp.asarray(v), truth, data_range=1.0))  # noqa: E731
+    denoise = jax.jit(model.denoiser())
+    for sigma, least in ((5 / 255, 34.1 + 2), (25 / 255, 20.2 + 7), (50 / 255, 14.2 + 10)):  # dB of the noise, and what must be gained
+        y = jnp.asarray(truth) + sigma * jax.random.normal(jax.random.key(3), truth.shape)
+        assert psnr(denoise(model.params, y, sigma)) > least
+    with pytest.raises(ValueError, match="noise level"):
+        model.prior().prox(jnp.asarray(truth), 1.0)
+    with pytest.raises(ValueError, match="network"):
+        model.network()

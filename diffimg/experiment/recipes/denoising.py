@@ -39,8 +39,8 @@ class Network(Section):
 
     widths: list[int] = Field(default=[24, 48, 96], min_length=1)
     blocks: int = Field(default=2, ge=1)
-    steps: int = Field(default=2500, ge=0)  # 0: none
-    batch: int = Field(default=16, ge=1)
+    steps: int = Field(default=12000, ge=0)  # 0: none
+    batch: int = Field(default=4, ge=1)
     rate: float = Field(default=1e-3, gt=0)
 
 
@@ -65,6 +65,7 @@ DEFINITIONS = {
     "weight": "of total variation, chosen on the validation photographs",
     "expansion": "largest singular value of the denoiser's Jacobian at the noisy test photographs",
 }
+SIGMA_DATA, LOWEST = 0.25, 1 / 255  # standard deviation of photographs; the least level of noise that the network learns
 BORDER = 8  # filters are periodic: images are continued by reflection, and training looks at the inside only
 
 
@@ -112,7 +113,8 @@ def function(config: Config, run: Run) -> None:
         expansion = learn.lipschitz_estimate(prior, jnp.asarray(test[1][:1]), sigma, key, 20).denoiser
         learned = {"parameters": size, "training_seconds": result.seconds, "trained_on": result.device}
         run.metric("DRUNet", **learned, milliseconds=ms, expansion=float(expansion))
-        model = {"kind": "drunet", "widths": config.network.widths, "blocks": config.network.blocks, "sigma_range": [0, 2 * sigma]}
+        model = {"kind": "drunet", "widths": config.network.widths, "blocks": config.network.blocks}
+        model |= {"sigma_data": SIGMA_DATA, "sigma_range": [LOWEST, 2 * sigma]}
         files["DRUNet"] = result.params, model, "float16"
 
     for name, x in images.items():
@@ -223,13 +225,13 @@ def _train_network(config, run, sigma, draw, validation, key):
 
     section = config.network
     apply, start = nn.split(nn.DRUNet(1, section.widths, section.blocks, rngs=nn.Rngs(config.seed)))
-    denoise = nn.on_images(apply)
+    denoise = nn.preconditioned(nn.on_images(apply), SIGMA_DATA)
     evaluate = jax.jit(denoise)
 
     def batch(key, step):
         keys = jax.random.split(key, 3)
         truth = draw(keys[0], section.batch)
-        levels = jax.random.uniform(keys[1], (section.batch,)) * 2 * sigma
+        levels = jax.random.uniform(keys[1], (section.batch,), minval=LOWEST, maxval=2 * sigma)
         return truth, truth + levels[:, None, None] * jax.random.normal(keys[2], truth.shape), levels
 
     def loss(params, batch, key):
@@ -241,7 +243,7 @@ def _train_network(config, run, sigma, draw, validation, key):
 
     optimizer = optax.adam(optax.cosine_decay_schedule(section.rate, section.steps))
     settings = {"data": config.data.model_dump(), "network": section.model_dump(), "seed": config.seed}
-    options = {"optimizer": optimizer, "average": 0.995, "validate": validate, "validate_every": 250, "log_every": 25}
+    options = {"optimizer": optimizer, "average": 0.995, "validate": validate, "validate_every": 500, "log_every": 50}
     result = trained(run, config.cache, "DRUNet", settings, loss, start, batch, section.steps, key, **options)
     return result, evaluate
 

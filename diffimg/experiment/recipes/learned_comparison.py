@@ -47,8 +47,7 @@ class Config(Experiment):
 
     ct: CT | None = CT()
     mri: MRI | None = MRI()
-    # DPIR needs a denoiser of noise levels, and none is shipped yet: dpir.denoiser names one
-    methods: list[str] = Field(default=[name for name in METHODS if name != "DPIR"], min_length=1)
+    methods: list[str] = Field(default=list(METHODS), min_length=1)
     classical: Classical = Classical()
     networks: Networks = Networks()
     ridge: Ridge = Ridge()

@@ -22,7 +22,8 @@ class Ridge(Section):
     start: str | None = "ridge"  # a pretrained one; None: cosines
     weight: float = Field(default=3e-3, gt=0)  # to start from
     weak: float = Field(default=0.99, ge=0)
-    iterations: int = Field(default=100, ge=1)  # of the lower problem while learning
+    iterations: int = Field(default=200, ge=1)  # of the lower problem while learning
+    tolerance: float = Field(default=1e-4, ge=0)  # at which they end, but for the unrolled ones
     steps: int = Field(default=200, ge=1)  # bilevel
     batch: int = Field(default=2, ge=1)
     # of the other principles, cheaper a step
@@ -108,7 +109,7 @@ def _bilevel(name, problem, config, run, key, seed):
         error = x - batch["truth"]
         return 1e3 * jnp.mean((error * jnp.conj(error)).real)
 
-    tolerance = 0.0 if name == "ridge, unrolled" else 1e-3
+    tolerance = 0.0 if name == "ridge, unrolled" else section.tolerance
     loss = learn.Bilevel(lower, outer, steps=section.iterations, tolerance=tolerance, gradient=rules[name])
     exact = learn.Bilevel(lower, outer, steps=400, tolerance=1e-4)
     evaluate = jax.jit(lambda params, y: exact.solve(params, {"y": y}).x)
@@ -171,7 +172,7 @@ def _principle(name, problem, config, run, key, seed):
         carry = learn.Replay(noisy(problem.batch(key, chains)[0], key), jnp.asarray(0.05))
 
     options: dict[str, Any] = {"optimizer": _optimizer(start, section.principle_steps), "clip": 1.0, "average": 0.99, "log_every": 20}
-    settings = _settings(problem, config, section, seed, {"steps", "iterations", "batch", "weight", *FITTED, *(IMAGES - kept)})
+    settings = _settings(problem, config, section, seed, {"steps", "iterations", "tolerance", "batch", "weight", *FITTED, *(IMAGES - kept)})
     label, steps = f"{problem.name} {name}", section.principle_steps
     result = trained(run, config.cache, label, settings, loss, start, batch, steps, key, **options, carry=carry)
 
