@@ -14,11 +14,14 @@ from pydantic import Field
 from diffimg.experiment.config import Section
 from diffimg.experiment.run import Run
 
+SHIPPED = Path(__file__).resolve().parents[2] / "weights" / "trainings"  # a result.npz each
+
 
 class Cache(Section):
     """Where trainings are kept."""
 
     folder: str | None = Field(default=None)  # None: inside the run folder; another run with the same folder goes on from there
+    shipped: bool = True  # take the trainings of the default configs that come with diffimg
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +49,9 @@ def trained(
 
     digest = hashlib.sha256(json.dumps([name, steps, settings], sort_keys=True).encode()).hexdigest()[:12]
     root = run.folder / "trainings" if cache.folder is None else Path(cache.folder)
-    folder = root / f"{name.replace(' ', '_').replace(',', '')}-{digest}"
-    kept = folder / "result.npz"
+    label = f"{name.replace(' ', '_').replace(',', '')}-{digest}"
+    folder, shipped = root / label, SHIPPED / f"{label}.npz"
+    kept = shipped if cache.shipped and shipped.is_file() else folder / "result.npz"
     tell = run.iterations(name)
 
     def report(line):
