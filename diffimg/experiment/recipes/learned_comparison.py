@@ -39,7 +39,7 @@ class DPIR(Section):
 
     denoiser: str = "drunet"  # a pretrained one
     steps: int = Field(default=16, ge=1)
-    strengths: list[float] = Field(default=[0.03, 0.1, 0.3, 1.0, 3.0], min_length=1)
+    strengths: list[float] = Field(default=[3e-3, 0.01, 0.03, 0.1, 0.3, 1.0], min_length=1)
 
 
 class Config(Experiment):
