@@ -9,6 +9,7 @@ from typing import Any
 
 from diffimg import nn
 from diffimg.core import check
+from diffimg.core.pytree import replace
 from diffimg.energy import Energy, PlugAndPlay
 from diffimg.energy.ridge import constrained_ridge
 from diffimg.learn.weights import load_weights
@@ -37,7 +38,8 @@ class Pretrained:
         model = self.about["model"]
         match model["kind"]:
             case "ridge":
-                return constrained_ridge(self.params, model["weak"], tuple(model["knots"]))
+                ridge = constrained_ridge(self.params, model["weak"], tuple(model["knots"]))
+                return replace(ridge, weight=model.get("weight", 1.0))
             case "drunet":
                 return PlugAndPlay(self.denoiser(), self.params, 1.0, tuple(model["sigma_range"]))
             case other:

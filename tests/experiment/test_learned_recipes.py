@@ -100,6 +100,26 @@ def test_the_same_energy_by_every_principle_and_seeds(job, tmp_path):
     assert len(repeated) == 1 and repeated[0]["psnr_sd_db"] > 0 and 0 < repeated[0]["coverage_90"] <= 1
 
 
+@pytest.mark.slow
+def test_trainings_of_the_default_config_come_with_the_package(tmp_path, monkeypatch):
+    """Found by what determines them: nothing is trained. The files of weights hold the energy that was used."""
+    pytest.importorskip("nilearn")
+
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(learn, "train", refuse)
+    few = ["seeds=1", "ct=null", 'methods=["learned PGM","ridge, score"]', "ridge.multiples=[0.4]", "ridge.sizes=[0.35]"]
+    arguments = [v for s in few for v in ("--set", s)]
+    result = CliRunner().invoke(app, ["run", "learned_comparison", "--out", str(tmp_path / "run"), *arguments])
+    assert result.exit_code == 0, result.output
+    m = json.loads((tmp_path / "run" / "metrics.json").read_text())["methods"]
+    assert m["MRI, learned PGM"]["psnr_db"] > 37 and m["MRI, ridge, score"]["psnr_db"] > 34
+    params, about = learn.load_weights(tmp_path / "run" / "mri_ridge_score.npz")
+    prior = learn.Pretrained("ridge", params, about, "").prior()
+    assert float(prior.weight) == pytest.approx(about["model"]["weight"]) and 0 < float(prior.weight) < 1
+
+
 @pytest.mark.parametrize(("dtype", "draws"), [(float, None), (complex, None), (float, 3), (complex, 3)])
 def test_coverage_of_gaussian_samples(dtype, draws):
     """Moments that are right cover nine tenths: of the density itself, or of a few samples."""

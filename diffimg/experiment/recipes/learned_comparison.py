@@ -174,13 +174,20 @@ def _key(config, name, repetition):
 
 def _write(config, run, problem, name, method, reached):
     """A file of weights that ``learn.load_weights`` reads."""
+    import numpy as np
+
     from diffimg import learn
 
     if method.model is None:
         return
     recipe = {"methods": [name], problem.name.lower(): config.problem_settings(problem.name), "seed": config.seed}
-    about = {"model": method.model, "name": f"{problem.name} {name}", "recipe": recipe, "metrics": reached}
-    learn.save_weights(run.folder / f"{problem.name} {name}.npz".lower().replace(",", "").replace(" ", "_"), method.outcome.params, about)
+    params, model = method.outcome.params, method.model
+    if model["kind"] == "ridge":  # as Pretrained.prior reads it: what was fitted goes into scales and weight
+        ridge = params["ridge"]
+        model = model | {"weight": model["weight"] * float(np.exp(params["log_weight"]))}
+        params = ridge | {"log_scales": ridge["log_scales"] + np.log(model["size"])}
+    about = {"model": model, "name": f"{problem.name} {name}", "recipe": recipe, "metrics": reached}
+    learn.save_weights(run.folder / f"{problem.name} {name}.npz".lower().replace(",", "").replace(" ", "_"), params, about)
 
 
 def _name(name, problem):
