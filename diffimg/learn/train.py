@@ -252,8 +252,7 @@ def _step(loss, optimizer, average, accumulate, precision):
             carry, new = one(state[0], part)
             return (carry, jax.tree.map(jnp.add, state[1], new)), None
 
-        unroll = jax.default_backend() == "cpu"  # where convolutions inside a loop take thirty times as long
-        (carry, total), _ = jax.lax.scan(add, (carry, zero), (parts, keys), unroll=unroll)
+        (carry, total), _ = jax.lax.scan(add, (carry, zero), (parts, keys))
         return *jax.tree.map(lambda v: v / accumulate, total), carry
 
     @functools.partial(jax.jit, donate_argnums=0)
