@@ -13,6 +13,10 @@ from diffimg.experiment.recipes.learned_method import coverage
 SMALL = [
     "data.test_size=48",
     "data.scales=[0.5]",
+    "weight_map.channels=[4]",
+    "weight_map.steps=10",
+    "weight_map.batch=2",
+    "weight_map.iterations=20",
     "ridge.filter_size=3",
     "ridge.steps=60",
     "ridge.weak=[0.5]",
@@ -29,7 +33,7 @@ JOBS = {
         "ct.views=12",
         "mri.size=32",
         "mri.centre=6",
-        'methods=["start","total variation","U-Net","AUTOMAP","learned PGM","ridge, implicit"]',
+        'methods=["start","total variation","U-Net","AUTOMAP","learned PGM","ridge, implicit","in-painting"]',
         "classical.weights=[3e-4,3e-3]",
         "classical.steps=30",
         "networks.unet=[4,8]",
@@ -37,6 +41,7 @@ JOBS = {
         "networks.steps=12",
         "networks.batch=2",
         "networks.automap=16",
+        "networks.inpainting=[4]",
         "ridge.start=null",
         "ridge.steps=4",
         "ridge.iterations=20",
@@ -152,3 +157,7 @@ def test_comparison_of_all_kinds(job):
         for name in ("U-Net", "AUTOMAP", "learned PGM", "ridge, implicit"):
             assert m[f"{problem}, {name}"]["psnr_db"] > 5 and m[f"{problem}, {name}"]["training_seconds"] > 0
     assert m["CT, AUTOMAP"]["parameters"] > 16 * (12 * 47 + 32**2)
+    assert m["CT, in-painting"]["psnr_db"] > 5 and "MRI, in-painting" not in m
+    # a method that knows the Fourier transform reconstructs a shifted k-space as well
+    moved = {name: abs(m[f"MRI, {name}"]["psnr_shifted_db"] - m[f"MRI, {name}"]["psnr_db"]) for name in ("zero-filled", "total variation")}
+    assert moved["zero-filled"] < 1e-3 and moved["total variation"] < 1 and "psnr_shifted_db" not in m["CT, AUTOMAP"]

@@ -1,4 +1,4 @@
-"""Denoising photographs: total variation, ridge regularizers learned by bilevel optimisation, a network."""
+"""Denoising photographs: total variation (one weight, or a learned map of them), ridge regularizers learned bilevel, a network."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ class Data(Section):
     stride: int = Field(default=32, ge=8)
     scales: list[float] = Field(default=[1.0, 0.7, 0.5], min_length=1)  # of the training photographs
     test_size: int = Field(default=256, ge=32, le=300)  # central crop of every test photograph
+
+
+class WeightMap(Section):
+    """A network looks at the noisy photograph and sets the weight of total variation in each pixel, so that the minimiser is right."""
+
+    channels: list[int] = Field(default=[16, 32], min_length=1)
+    iterations: int = Field(default=60, ge=5)  # of the dual problem
+    steps: int = Field(default=1000, ge=0)  # 0: none
+    batch: int = Field(default=8, ge=1)
+    rate: float = Field(default=1e-3, gt=0)
 
 
 class Ridge(Section):
@@ -49,6 +59,7 @@ class Config(Experiment):
 
     data: Data = Data()
     tv_weights: list[float] = Field(default=[0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12], min_length=1)  # at σ = 25; they grow with the noise
+    weight_map: WeightMap = WeightMap()
     ridge: Ridge = Ridge()
     network: Network = Network()
     cache: Cache = Cache()
@@ -96,6 +107,15 @@ def function(config: Config, run: Run) -> None:
         images["total variation"], ms = _timed(lambda y: _total_variation(y, best), test[1])
         run.metric("total variation", weight=best, milliseconds=ms, parameters=1)
 
+    weight_map = None
+    if config.weight_map.steps:
+        name = "total variation, learned map"
+        result, weight_of, solve_all = _train_map(config, run, name, best, sigma, draw, validation, jax.random.fold_in(key, 4))
+        images[name], ms = _timed(lambda y: solve_all(result.params, y), test[1])
+        size = sum(int(np.size(v)) for v in jax.tree.leaves(result.params))
+        run.metric(name, parameters=size, training_seconds=result.seconds, trained_on=result.device, milliseconds=ms)
+        weight_map = np.asarray(weight_of(result.params, jnp.asarray(test[1])))
+
     for weak in config.ridge.weak:
         name = "convex ridge" if weak == 0 else "weakly convex ridge"
         result = _train_ridge(config, run, name, weak, sigma, draw, validation, jax.random.fold_in(key, 2))
@@ -125,7 +145,7 @@ def function(config: Config, run: Run) -> None:
     for name, (params, model, dtype) in files.items():
         learn.save_weights(run.folder / f"{name.replace(' ', '_')}.npz", params, _about(config, run, name, model), dtype)
     with run.stage("report"):
-        _report(config, run, images, test[0], names)
+        _report(config, run, images, test[0], names, weight_map)
 
 
 def _about(config, run, name, model):
@@ -161,6 +181,44 @@ def _total_variation(y, weight):
     from diffimg import energy
 
     return energy.TotalVariation(weight, spacing=(1.0, 1.0), gap=1e-5, max_steps=400).prox(jnp.asarray(y), 1.0)
+
+
+def _train_map(config, run, name, weight, sigma, draw, validation, key):
+    """(outcome, the map of weights for noisy images, the denoised ones)."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from diffimg import energy, nn
+
+    section = config.weight_map
+    apply, start = nn.split(nn.UNet(section.channels, 1, 1, rngs=nn.Rngs(config.seed)))
+    network = nn.on_images(apply)
+
+    def weight_of(params, y):
+        return weight * jnp.exp(network(params, y))
+
+    def denoise(params, y):
+        prior = energy.TotalVariation(weight_of(params, y), spacing=(1.0, 1.0), gap=0.0, max_steps=section.iterations)
+        return prior.prox(y, 1.0)
+
+    evaluate = jax.jit(denoise)
+
+    def batch(key, step):
+        truth = draw(jax.random.fold_in(key, 0), section.batch)
+        return truth, truth + sigma * jax.random.normal(jax.random.fold_in(key, 1), truth.shape)
+
+    def loss(params, batch, key):
+        truth, noisy = batch
+        return 1e3 * jnp.mean((denoise(params, noisy) - truth) ** 2)
+
+    def validate(params):
+        return -_psnr(evaluate(params, jnp.asarray(validation[1])), validation[0])
+
+    rate = optax.cosine_decay_schedule(section.rate, section.steps)
+    settings = {"data": config.data.model_dump(), "map": section.model_dump(), "weight": weight, "seed": config.seed}
+    options = {"optimizer": optax.adam(rate), "clip": 1.0, "validate": validate, "validate_every": 250, "log_every": 25}
+    return trained(run, config.cache, name, settings, loss, start, batch, section.steps, key, **options), weight_of, evaluate
 
 
 def _ridge_problem(weak, gradient, **options):
@@ -287,7 +345,7 @@ def _ssim(x, truth):
     return float(jnp.mean(metrics.ssim(jnp.asarray(x), jnp.asarray(truth), data_range=1.0)))
 
 
-def _report(config, run, images, truth, names):
+def _report(config, run, images, truth, names, weight_map):
     import numpy as np
 
     from diffimg.experiment import pictures
@@ -308,6 +366,11 @@ def _report(config, run, images, truth, names):
     report = standard_report(run, title, config.description, DEFINITIONS)
     split = "Trained on astronaut, brick, china, coins, grass, gravel, hubble, moon; tuned on grace_hopper and rocket; scored on "
     report.picture("Overview", overview, split + ", ".join(names) + f", central {config.data.test_size}², noise {config.data.noise:g}/255.")
+    if weight_map is not None:
+        row = [pictures.Panel(weight_map[k], names[k], "weight", (0.0, float(np.quantile(weight_map, 0.99)))) for k in shown]
+        drawn = pictures.png(pictures.grid([row], "Learned maps of the weight of total variation"))
+        run.write("weight_map.png", drawn)
+        report.picture("Weight maps", drawn, "Made from the noisy photograph alone: little smoothing at edges and in texture.")
     columns = ("psnr_db", "ssim", "gain_db", "parameters", "training_seconds", "trained_on", "milliseconds", "weight", "expansion")
     report.table("Metrics", methods, columns)
     run.write("report.html", report.html())

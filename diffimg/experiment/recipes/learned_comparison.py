@@ -28,6 +28,7 @@ class Networks(Section):
 
     unet: list[int] = Field(default=[24, 48, 96], min_length=1)  # channels
     automap: int = Field(default=256, ge=1)  # width of its dense layer: one as wide as the image would not fit
+    inpainting: list[int] = Field(default=[16, 32, 64], min_length=1)  # channels
     iterations: int = Field(default=6, ge=1)  # unrolled
     steps: int = Field(default=1500, ge=1)
     batch: int = Field(default=4, ge=1)
@@ -82,11 +83,13 @@ class Config(Experiment):
 
 
 COLUMNS = (
-    "psnr_db", "psnr_sd_db", "ssim", "seeds", "parameters", "training_seconds", "trained_on", "milliseconds", "weight", "coverage_90",
+    "psnr_db", "psnr_sd_db", "psnr_shifted_db", "ssim", "seeds", "parameters", "training_seconds", "trained_on", "milliseconds", "weight",
+    "coverage_90",
 )  # fmt: skip
 DEFINITIONS = {
     "psnr_db": "10 log10(1/MSE) of magnitudes, white = 1 (the largest value of the volume), mean over the test slices (and seeds)",
     "psnr_sd_db": "standard deviation of psnr_db over the seeds",
+    "psnr_shifted_db": "psnr_db of k-space shifted by one sample along the measured lines, which leaves the true magnitude alone (MRI)",
     "ssim": "structural similarity of magnitudes, range 1, mean over the test slices (and seeds)",
     "seeds": "trainings that were averaged",
     "parameters": "numbers that were learned or tuned",
@@ -115,7 +118,7 @@ def function(config: Config, run: Run) -> None:
 
 
 def _compare(config, run, problem):
-    """Reconstructions of the test slices by every method; metrics go to the run."""
+    """(reconstructions of the test slices by every method, those of shifted data); metrics go to the run."""
     import time
 
     import jax
@@ -126,9 +129,10 @@ def _compare(config, run, problem):
 
     (truth, y), (validation, validation_y) = problem.test, problem.validation
     shown: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
     found: dict[str, list[dict[str, float]]] = {}
     reached: dict[str, float] = {}
-    for name in (m for m in METHODS if m in config.methods):
+    for name in (m for m in METHODS if m in config.methods and learned_methods.applies(m, problem)):
         label = f"{problem.name}, {_name(name, problem.name)}"
         method = learned_methods.build(name, problem, config, run, _key(config, name, 0), config.seed)
         with run.stage(label):
@@ -138,6 +142,9 @@ def _compare(config, run, problem):
             seconds = time.perf_counter() - begin
             found[name] = [learned_tasks.scores(x, truth)]
             values: dict[str, Any] = {"parameters": method.parameters, "milliseconds": 1e3 * seconds / len(truth)}
+            if problem.shifted is not None:
+                moved[name] = np.asarray(method.reconstruct(problem.shifted(y)))
+                values["psnr_shifted_db"] = learned_tasks.scores(moved[name], truth)["psnr_db"]
             if method.weight is not None:
                 values["weight"] = method.weight
             if method.outcome is not None:
@@ -163,7 +170,7 @@ def _compare(config, run, problem):
             apart = np.sqrt(np.sum(np.abs(stack - stack.mean(0)) ** 2, 0) / (config.seeds - 1))
             values["coverage_90"] = coverage(stack.mean(0), apart, truth, config.seeds)
         run.metric(label, **values)
-    return shown
+    return shown, moved
 
 
 def _key(config, name, repetition):
@@ -206,7 +213,7 @@ def _report(config, run, problems, images):
         truth = np.abs(np.asarray(problem.test[0]))
         middle = len(truth) // 2
         panels: list[Any] = [pictures.Panel(truth[middle], f"{problem.name}: truth", "", (0.0, 1.0), pixel_size=problem.spacing)]
-        for name, x in images[problem.name].items():
+        for name, x in images[problem.name][0].items():
             psnr = run.metrics["methods"][f"{problem.name}, {_name(name, problem.name)}"]["psnr_db"]
             panels.append(pictures.Panel(np.abs(x[middle]), _name(name, problem.name), f"{psnr:.2f} dB", (0.0, 1.0)))
         width = -(-len(panels) // 2) if len(panels) > 7 else len(panels)
@@ -215,8 +222,29 @@ def _report(config, run, problems, images):
     run.write("overview.png", overview)
     report = standard_report(run, title, config.description, DEFINITIONS)
     report.picture("Overview", overview, SPLIT)
+    for problem in problems:
+        rows = _shifted_rows(run, problem, *images[problem.name])
+        if rows:
+            drawn = pictures.png(pictures.grid(rows, f"{problem.name}: the same data, and one sample of k-space further (below)"))
+            run.write("shifted.png", drawn)
+            report.picture("One sample further", drawn, DEFINITIONS["psnr_shifted_db"] + ".")
     report.table("Metrics", run.metrics["methods"], COLUMNS)
     run.write("report.html", report.html())
+
+
+def _shifted_rows(run, problem, images, moved):
+    """Two rows of panels: the networks before and after a shift of k-space."""
+    import numpy as np
+
+    from diffimg.experiment import pictures
+    from diffimg.experiment.recipes.learned_methods import NETWORKS
+
+    rows: list[Any] = [[], []]
+    for name in (n for n in NETWORKS if n in moved):
+        found = run.metrics["methods"][f"{problem.name}, {name}"]
+        for row, x, key in zip(rows, (images, moved), ("psnr_db", "psnr_shifted_db"), strict=True):
+            row.append(pictures.Panel(np.abs(x[name][len(x[name]) // 2]), name, f"{found[key]:.2f} dB", (0.0, 1.0)))
+    return rows if rows[0] else []
 
 
 recipe = Recipe(Config, function, headline=COLUMNS)

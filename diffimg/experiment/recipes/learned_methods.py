@@ -14,7 +14,13 @@ from diffimg.experiment.recipes.training import trained
 CLASSICAL = ("start", "total variation", "wavelets")
 NETWORKS = ("U-Net", "AUTOMAP", "learned PGM", "variational network", "MoDL", "learned primal-dual")
 PLUG_AND_PLAY = ("DPIR",)
-METHODS = (*CLASSICAL, *NETWORKS, *RIDGE, *DIFFUSION, *PLUG_AND_PLAY)
+PRE_PROCESSING = ("in-painting",)  # of few views
+METHODS = (*CLASSICAL, *NETWORKS, *RIDGE, *DIFFUSION, *PLUG_AND_PLAY, *PRE_PROCESSING)
+
+
+def applies(name: str, problem: Problem) -> bool:
+    """Whether a method is one for the problem."""
+    return name not in PRE_PROCESSING or problem.denser is not None
 
 
 def build(name: str, problem: Problem, config: Any, run: Any, key: Any, seed: int) -> Method:
@@ -68,6 +74,9 @@ def _network(name, problem, config, run, key, seed):
     elif name == "AUTOMAP":
         apply, start = nn.split(_automap(problem, section, rngs))
         network = apply
+    elif name in PRE_PROCESSING:
+        apply, start = nn.split(nn.Inpainting(section.inpainting, rngs=rngs))
+        network = _inpainting(problem, apply)
     else:
         unrolled = _unrolled(name, problem, section, rngs)
         apply, start = nn.split(unrolled)
@@ -91,11 +100,24 @@ def _network(name, problem, config, run, key, seed):
     steps = section.steps
     top = section.rate / 10 if name == "AUTOMAP" else section.rate  # dense layers: all weights of an output move together
     rate = optax.warmup_cosine_decay_schedule(0.0, top, min(50, max(1, steps // 10)), steps)
-    own = {"batch", "rate", {"U-Net": "unet", "AUTOMAP": "automap"}.get(name, "iterations")}
+    own = {"batch", "rate", {"U-Net": "unet", "AUTOMAP": "automap", "in-painting": "inpainting"}.get(name, "iterations")}
     settings = {"problem": config.problem_settings(problem.name), "networks": section.model_dump(include=own), "seed": seed}
     options = {"optimizer": optax.adam(rate), "clip": 1.0, "validate": validate, "validate_every": 200, "log_every": 20}
     result = trained(run, config.cache, f"{problem.name} {name}", settings, loss, start, batch, steps, key, **options)
     return Method.learned(result, lambda y: evaluate(result.params, y), model=model)
+
+
+def _inpainting(problem, apply):
+    """The views between those measured, by a network (which learns through the filtered backprojection of all)."""
+    import jax.numpy as jnp
+
+    denser = problem.denser
+
+    def network(params, y):
+        views = jnp.zeros((*y.shape[:-2], len(denser.measured), y.shape[-1]), y.dtype).at[..., denser.measured, :].set(y)
+        return denser.reconstruct(apply(params, views, denser.measured[:, None]))
+
+    return network
 
 
 def _automap(problem, section, rngs):

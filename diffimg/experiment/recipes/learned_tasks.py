@@ -17,6 +17,9 @@ SPLIT = (
 )
 
 
+DENSER = 3  # times as many views, where those between are filled in
+
+
 class CT(Section):
     """Parallel beams over half a turn, counting noise after the logarithm; the brightest voxel is water, voxels have 2 mm."""
 
@@ -35,11 +38,20 @@ class MRI(Section):
 
 
 @dataclasses.dataclass(eq=False)
+class Denser:
+    """A scan with more views: ``measured`` tells for each whether it was taken; ``reconstruct(sinogram)`` of all."""
+
+    measured: Any
+    reconstruct: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(eq=False)
 class Problem:
     """An inverse problem y = A x + noise with images to learn from.
 
     ``operator`` has norm 1; ``measure(fine, key)`` → (truth, y) for ``[image, fine y, fine x]``, pure; ``start(y)`` is the usual first
-    reconstruction; ``fine``, ``validation`` = (truth, y), ``test`` = (truth, y).
+    reconstruction; ``fine``, ``validation`` = (truth, y), ``test`` = (truth, y). ``shifted(y)``: data of an image of the same magnitude,
+    one sample of k-space away (MRI). ``denser``: of few views (CT).
     """
 
     name: str
@@ -51,6 +63,8 @@ class Problem:
     test: tuple[Any, Any]
     spacing: float
     noise: float
+    shifted: Callable[[Any], Any] | None = None
+    denser: Denser | None = None
 
     def batch(self, key: Any, count: int) -> tuple[Any, Any]:
         """(truth, y) of random training slices, turned and mirrored, measured anew."""
@@ -90,7 +104,11 @@ def ct_problem(section: CT, seed: int) -> Problem:
 
     # where the beam lost most: the standard deviation of a measurement through the middle of the head
     noise = float(np.sqrt(np.exp(water * 0.5 * 0.7 * n) / section.photons) / water / norm)
-    return _with_slices("CT", (1 / norm) * radon, jax.jit(measure), jax.jit(start), n, seed, noise)
+    problem = _with_slices("CT", (1 / norm) * radon, jax.jit(measure), jax.jit(start), n, seed, noise)
+    views = DENSER * section.views
+    full = forward.ParallelBeam((n, n), np.arange(views) * np.pi / views, count)
+    problem.denser = Denser(np.arange(views) % DENSER == 0, lambda y: ct.fbp(y * norm, full, filter="hann", cutoff=0.9))
+    return problem
 
 
 def mri_problem(section: MRI, seed: int) -> Problem:
@@ -115,7 +133,9 @@ def mri_problem(section: MRI, seed: int) -> Problem:
         y = operator.mask * (kspace + section.noise * standard_normal(parts, kspace.shape, kspace.dtype))
         return forward.ifft(kspace), y
 
-    return _with_slices("MRI", operator, jax.jit(measure), jax.jit(operator.H), n, seed, section.noise)
+    problem = _with_slices("MRI", operator, jax.jit(measure), jax.jit(operator.H), n, seed, section.noise)
+    problem.shifted = lambda y: jnp.roll(y, 1, -1)  # lines run along x, where every sample is measured
+    return problem
 
 
 def _with_slices(name, operator, measure, start, n, seed, noise):
