@@ -23,7 +23,8 @@ class Ridge(Section):
     weight: float = Field(default=3e-3, gt=0)  # to start from
     weak: float = Field(default=0.99, ge=0)
     iterations: int = Field(default=200, ge=1)  # of the lower problem while learning
-    tolerance: float = Field(default=1e-4, ge=0)  # at which they end, but for the unrolled ones
+    tolerance: float = Field(default=1e-4, ge=0)  # at which they end
+    unrolled: int = Field(default=50, ge=1)  # iterations where they are unrolled: each of them costs ten in the derivative
     steps: int = Field(default=200, ge=1)  # bilevel
     batch: int = Field(default=2, ge=1)
     # of the other principles, cheaper a step
@@ -109,8 +110,9 @@ def _bilevel(name, problem, config, run, key, seed):
         error = x - batch["truth"]
         return 1e3 * jnp.mean((error * jnp.conj(error)).real)
 
-    tolerance = 0.0 if name == "ridge, unrolled" else section.tolerance
-    loss = learn.Bilevel(lower, outer, steps=section.iterations, tolerance=tolerance, gradient=rules[name])
+    unrolled = name == "ridge, unrolled"
+    iterations, tolerance = (section.unrolled, 0.0) if unrolled else (section.iterations, section.tolerance)
+    loss = learn.Bilevel(lower, outer, steps=iterations, tolerance=tolerance, gradient=rules[name])
     exact = learn.Bilevel(lower, outer, steps=400, tolerance=1e-4)
     evaluate = jax.jit(lambda params, y: exact.solve(params, {"y": y}).x)
 
@@ -123,7 +125,8 @@ def _bilevel(name, problem, config, run, key, seed):
         return -scores(evaluate(params, y), truth)["psnr_db"]
 
     options = {"optimizer": _optimizer(start, section.steps), "clip": 1.0, "validate": validate, "validate_every": 50, "log_every": 10}
-    settings = _settings(problem, config, section, seed, {"steps"} | FITTED | IMAGES)
+    other = {"iterations", "tolerance"} if unrolled else {"unrolled"}
+    settings = _settings(problem, config, section, seed, {"steps", *other, *FITTED, *IMAGES})
     result = trained(run, config.cache, f"{problem.name} {name}", settings, loss, start, batch, section.steps, key, **options)
     posterior = _posterior(problem, prior_of(result.params, section.weak))
     return Method.learned(result, lambda y: evaluate(result.params, y), posterior=posterior, model=_model(section, problem, 1.0, 1.0))
@@ -172,7 +175,8 @@ def _principle(name, problem, config, run, key, seed):
         carry = learn.Replay(noisy(problem.batch(key, chains)[0], key), jnp.asarray(0.05))
 
     options: dict[str, Any] = {"optimizer": _optimizer(start, section.principle_steps), "clip": 1.0, "average": 0.99, "log_every": 20}
-    settings = _settings(problem, config, section, seed, {"steps", "iterations", "tolerance", "batch", "weight", *FITTED, *(IMAGES - kept)})
+    other = {"steps", "iterations", "tolerance", "unrolled", "batch", "weight"}  # of bilevel learning
+    settings = _settings(problem, config, section, seed, {*other, *FITTED, *(IMAGES - kept)})
     label, steps = f"{problem.name} {name}", section.principle_steps
     result = trained(run, config.cache, label, settings, loss, start, batch, steps, key, **options, carry=carry)
 
