@@ -35,7 +35,8 @@ class Ridge(Section):
     chain_size: float = Field(default=0.05, gt=0)  # their size, in units of sigma²
     chains: int = Field(default=32, ge=1)  # of the replay buffer
     # what is fitted afterwards, on validation slices: multiples of the weight that theory gives, and of the filters' scales
-    multiples: list[float] = Field(default=[1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0], min_length=1)
+    multiples: list[float] = Field(default=[1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0], min_length=1)
+    stops: list[int] = Field(default=[30, 100, 300], min_length=1)  # steps of descent to choose from (adversarial)
     sizes: list[float] = Field(default=[0.35, 0.5, 0.7, 1.0, 1.4, 2.0], min_length=1)
 
 
@@ -79,14 +80,22 @@ def _settings(problem, config, section, seed, steps):
     return {"problem": config.problem_settings(problem.name), "ridge": section.model_dump(exclude={*steps}), "seed": seed}
 
 
-FITTED = {"multiples", "sizes"}  # after the training
+FITTED = {"multiples", "sizes", "stops"}  # after the training
 IMAGES = {"principle_steps", "principle_batch", "sigma", "chain_steps", "chain_size", "chains"}  # of the principles that look at images
+
+
+def _is_split(problem):
+    """Whether the data term has a prox in closed form: the regularizer alone then sets the step, a hundred times larger."""
+    return problem.operator.diagonal_form() is not None
 
 
 def _lower(problem, prior, y):
     from diffimg import energy, solve
 
-    return solve.Problem(smooth=energy.LeastSquares(problem.operator, y) + prior), problem.start(y)
+    data = energy.LeastSquares(problem.operator, y)
+    # without it, descent in what was not measured is so slow that it seems to have arrived
+    task = solve.Problem(smooth=prior, proximable=data) if _is_split(problem) else solve.Problem(smooth=data + prior)
+    return task, problem.start(y)
 
 
 def _bilevel(name, problem, config, run, key, seed):
@@ -97,7 +106,7 @@ def _bilevel(name, problem, config, run, key, seed):
 
     section = config.ridge
     rules = {
-        "ridge, implicit": solve.Implicit("minres", tolerance=1e-2, max_steps=30),
+        "ridge, implicit": solve.Implicit("gmres" if _is_split(problem) else "minres", tolerance=1e-2, max_steps=30),
         "ridge, unrolled": solve.Checkpoint(),
         "ridge, Jacobian-free": solve.JacobianFree(),
     }
@@ -180,6 +189,8 @@ def _principle(name, problem, config, run, key, seed):
     label, steps = f"{problem.name} {name}", section.principle_steps
     result = trained(run, config.cache, label, settings, loss, start, batch, steps, key, **options, carry=carry)
 
+    if name == "ridge, adversarial":
+        return _descent(problem, section, result, natural)
     exact = learn.Bilevel(lambda p, b: _lower(problem, prior_of(result.params, section.weak, p["weight"], p["size"]), b["y"]), steps=400)
     solve_all = jax.jit(lambda weight, size, y: exact.solve({"weight": weight, "size": size}, {"y": y}).x)
     first = tuned(problem, lambda w, y: solve_all(natural * w, 1.0, y), section.multiples, compiled=True)
@@ -190,6 +201,34 @@ def _principle(name, problem, config, run, key, seed):
     posterior = _posterior(problem, prior_of(result.params, section.weak, weight, size))
     model = _model(section, problem, weight, size)
     return Method.learned(result, lambda y: solve_all(weight, size, y), posterior=posterior, model=model, weight=third.weight)
+
+
+def _descent(problem, section, result, natural):
+    """An adversarial regularizer knows images between reconstructions and truth only: descent from the first towards the second, whose
+    number of steps is chosen as well (Lunz et al. stop early too); its minimiser may lie far beyond the truth."""
+    import jax
+
+    from diffimg import energy, solve
+
+    def descend(stop):
+        def reconstruct(multiple, y):
+            data = energy.LeastSquares(problem.operator, y)
+            task = solve.Problem(smooth=data + prior_of(result.params, section.weak, natural * multiple))
+            return solve.run(solve.FISTA(), task, problem.start(y), stop, 0.0, objective_every=0).x
+
+        return jax.jit(reconstruct)
+
+    truth, y = problem.validation
+    found = {}
+    for stop in section.stops:
+        reconstruct = descend(stop)
+        method = tuned(problem, reconstruct, section.multiples, compiled=True)
+        found[stop] = scores(method.reconstruct(y), truth)["psnr_db"], method, reconstruct
+    _, method, reconstruct = found[max(found, key=lambda stop: found[stop][0])]
+    weight = method.weight
+    model = _model(section, problem, natural * weight, 1.0)
+    posterior = _posterior(problem, prior_of(result.params, section.weak, natural * weight))
+    return Method.learned(result, lambda y: reconstruct(weight, y), posterior=posterior, model=model, weight=weight)
 
 
 def _model(section, problem, weight, size):
