@@ -54,7 +54,7 @@ class Called(forward.Operator):
 def run(quick: bool = False) -> Table:
     """The table."""
     table = Table("unrolled", "Training steps of unrolled networks for parallel-beam CT", NOTES)
-    for size, views, batch in [(32, 12, 2)] if quick else [(128, 60, 4), (256, 360, 2)]:
+    for size, views, batch in [(32, 12, 2)] if quick else [(128, 60, 4), (256, 360, 2), (512, 720, 1)]:
         _compare(table, size, views, batch, quick)
     return table
 
@@ -88,7 +88,7 @@ def _compare(table, size, views, batch, quick):
         ours, compile_s, _ = compiled(step, own, params, state, y, truth)
         theirs = jax.jit(step)
         rest = (params, state, y, truth)
-        mine, others = alternate(functools.partial(ours, own, *rest), functools.partial(theirs, peer, *rest), 3 if quick else 5)
+        mine, others = alternate(functools.partial(ours, own, *rest), functools.partial(theirs, peer, *rest), 5 if 128 <= size <= 256 else 3)
         case = f"{name}, {size}², {views} views, batch {batch}"
         table.add(f"{case}: training step", "ASTRA called back", mine, others, agreement, compile_s)
         if not quick:

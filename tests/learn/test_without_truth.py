@@ -109,6 +109,18 @@ def test_guided_samples_have_the_moments_of_the_posterior():
     np.testing.assert_allclose(np.var(x, 0), [0.25 / 1.25, 1.0], rtol=0.06)
 
 
+def test_proximal_guidance_has_the_moments_of_the_posterior_for_any_operator():
+    """Two pixels, their sum and a third of their difference measured: covariance (I + AᴴA/σ²)⁻¹."""
+    matrix = np.array([[1.0, 1.0], [1 / 3, -1 / 3]])
+    sigma, y = 0.5, np.array([1.2, 0.4])
+    A, levels = forward.Matrix(jnp.asarray(matrix, jnp.float32)), jnp.geomspace(30, 0.005, 600)
+    given = {"operator": A, "y": jnp.asarray(y), "noise_level": sigma, "guidance": "proximal"}
+    x = learn.diffusion_sample(wiener, (20_000, 2), levels, KEY, **given)
+    covariance = np.linalg.inv(np.eye(2) + matrix.T @ matrix / sigma**2)
+    np.testing.assert_allclose(np.mean(x, 0), covariance @ matrix.T @ y / sigma**2, atol=0.04)
+    np.testing.assert_allclose(np.cov(np.asarray(x).T), covariance, atol=0.03)
+
+
 def test_posterior_sampling_by_dps_moves_towards_the_data():
     A = forward.Inpaint(jnp.asarray([1.0, 0.0]))
     y = jnp.asarray([2.0, 0.0])

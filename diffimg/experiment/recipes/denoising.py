@@ -49,7 +49,7 @@ class Network(Section):
 
     widths: list[int] = Field(default=[24, 48, 96], min_length=1)
     blocks: int = Field(default=2, ge=1)
-    steps: int = Field(default=12000, ge=0)  # 0: none
+    steps: int = Field(default=20000, ge=0)  # 0: none
     batch: int = Field(default=4, ge=1)
     rate: float = Field(default=1e-3, gt=0)
 

@@ -96,7 +96,7 @@ DEFINITIONS = {
     "training_seconds": "of all steps, compilation included",
     "trained_on": "the device of the training, which may have been an earlier run's",
     "milliseconds": "for one slice, compiled before",
-    "weight": "of the penalty, chosen on the validation slices (DPIR, diffusion: strength; ridge: multiple of theory)",
+    "weight": "of the penalty, chosen on the validation slices (DPIR: strength; ridge: multiple of theory)",
     "coverage_90": "share of the object's pixels in the method's own 90 % region (posterior samples, or several seeds): calibrated is 0.9",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from diffimg.experiment.config import Section
-from diffimg.experiment.recipes.learned_method import Method, tuned
+from diffimg.experiment.recipes.learned_method import Method
 from diffimg.experiment.recipes.learned_tasks import Problem
 from diffimg.experiment.recipes.training import trained
 
@@ -19,14 +19,14 @@ class Diffusion(Section):
 
     widths: list[int] = Field(default=[24, 48, 96], min_length=1)
     blocks: int = Field(default=2, ge=1)
-    steps: int = Field(default=1500, ge=1)
-    batch: int = Field(default=4, ge=1)
+    steps: int = Field(default=8000, ge=1)
+    batch: int = Field(default=2, ge=1)
     rate: float = Field(default=1e-3, gt=0)
     sigma_range: tuple[float, float] = (0.005, 5.0)
     sigma_data: float = Field(default=0.25, gt=0)
     levels: int = Field(default=60, ge=2)  # of sampling
     samples: int = Field(default=4, ge=2)  # a slice
-    strengths: list[float] = Field(default=[0.3, 1.0, 3.0], min_length=1)  # of the data (CT), chosen on validation slices
+    data_steps: int = Field(default=20, ge=1)  # of conjugate gradients, for the data at each level (CT)
 
 
 def build(problem: Problem, config: Any, run: Any, key: Any, seed: int) -> Method:
@@ -46,7 +46,7 @@ def build(problem: Problem, config: Any, run: Any, key: Any, seed: int) -> Metho
     def batch(key, step):
         return problem.batch(key, section.batch)[0]
 
-    fields = {"steps", "levels", "samples", "strengths"}
+    fields = {"steps", "levels", "samples", "data_steps"}
     settings = {"problem": config.problem_settings(problem.name), "diffusion": section.model_dump(exclude=fields), "seed": seed}
     rate = optax.cosine_decay_schedule(section.rate, section.steps)
     options: dict[str, Any] = {"optimizer": optax.adam(rate), "clip": 1.0, "average": 0.995, "log_every": 20}
@@ -54,30 +54,25 @@ def build(problem: Problem, config: Any, run: Any, key: Any, seed: int) -> Metho
 
     low, high = section.sigma_range
     sigmas = jnp.geomspace(high, low, section.levels)
-    orthonormal = problem.name == "MRI"
-    given = {"guidance": "pigdm", "noise_level": problem.noise, "prior_variance": section.sigma_data**2} if orthonormal else {}
+    given = {"guidance": "proximal", "noise_level": problem.noise, "prior_variance": section.sigma_data**2}
 
     @jax.jit
-    def draw(strength, y, key):
+    def draw(y, key):
         a = problem.operator
         shape = (*y.shape[: y.ndim - len(a.codomain.shape)], *a.domain.shape)
-        more = given if orthonormal else {"strength": strength}
         network = lambda x, sigma: denoise(result.params, x, sigma)  # noqa: E731
-        return learn.diffusion_sample(network, shape, sigmas, key, dtype=a.domain.dtype.name, operator=a, y=y, **more)
+        more = {"operator": a, "y": y, "max_steps": section.data_steps}
+        return learn.diffusion_sample(network, shape, sigmas, key, dtype=a.domain.dtype.name, **given, **more)
 
-    def samples(strength, y, key):
-        return jnp.stack([draw(strength, y, k) for k in jax.random.split(key, section.samples)])
-
-    chosen = 1.0
-    if not orthonormal:
-        chosen = tuned(problem, lambda s, y: draw(s, y, jax.random.key(0)), section.strengths, compiled=True).weight
+    def samples(y, key):
+        return jnp.stack([draw(y, k) for k in jax.random.split(key, section.samples)])
 
     def posterior(x, y, key):
-        drawn = samples(chosen, y, key)
+        drawn = samples(y, key)
         mean = jnp.mean(drawn, 0)
         return mean, jnp.sqrt(jnp.sum(jnp.abs(drawn - mean) ** 2, 0) / (section.samples - 1))
 
     model = {"kind": "score", "channels": channels, "widths": section.widths, "blocks": section.blocks}
     model |= {"sigma_data": section.sigma_data, "sigma_range": list(section.sigma_range)}
-    more = {"posterior": posterior, "model": model, "draws": section.samples, "weight": None if orthonormal else chosen}
-    return Method.learned(result, lambda y: jnp.mean(samples(chosen, y, jax.random.key(seed + 1)), 0), **more)
+    more = {"posterior": posterior, "model": model, "draws": section.samples}
+    return Method.learned(result, lambda y: jnp.mean(samples(y, jax.random.key(seed + 1)), 0), **more)

@@ -25,7 +25,7 @@ class Ridge(Section):
     iterations: int = Field(default=200, ge=1)  # of the lower problem while learning
     tolerance: float = Field(default=1e-4, ge=0)  # at which they end
     unrolled: int = Field(default=50, ge=1)  # iterations where they are unrolled: each of them costs ten in the derivative
-    steps: int = Field(default=200, ge=1)  # bilevel
+    steps: int = Field(default=100, ge=1)  # bilevel
     batch: int = Field(default=2, ge=1)
     # of the other principles, cheaper a step
     principle_steps: int = Field(default=1000, ge=1)
