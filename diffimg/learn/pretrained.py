@@ -40,7 +40,7 @@ class Pretrained:
             case "ridge":
                 ridge = constrained_ridge(self.params, model["weak"], tuple(model["knots"]))
                 return replace(ridge, weight=model.get("weight", 1.0))
-            case "drunet":
+            case "drunet" | "score":
                 return PlugAndPlay(self.denoiser(), self.params, 1.0, tuple(model["sigma_range"]))
             case other:
                 check.fail("prior", "a model that is a prior", f"{self.name!r}, {other}", "Look at its card.")

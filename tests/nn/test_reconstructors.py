@@ -12,6 +12,48 @@ from diffimg.testing import PLATFORMS
 RNG = np.random.default_rng(41)
 
 
+def real(*shape):
+    return RNG.normal(size=shape).astype("f4")
+
+
+def complex_(*shape):
+    return (RNG.normal(size=shape) + 1j * RNG.normal(size=shape)).astype("c8")
+
+
+LINES = (np.arange(8) % 2 == 0).astype("f4")[:, None]
+CENTRED = np.maximum(LINES, np.abs(np.arange(8) - 4) < 2)
+NETWORKS = {  # network, data, other arguments, shape and dtype that come out
+    "automap": (lambda rngs: nn.Automap((5, 7), (6, 6), hidden=9, width=4, rngs=rngs), real(2, 5, 7), (), (2, 6, 6), "f4"),
+    "automap, complex": (
+        lambda rngs: nn.Automap((4, 4), (4, 4), complex_data=True, complex_values=True, width=3, rngs=rngs),
+        complex_(4, 4), (), (4, 4), "c8",
+    ),
+    "end-to-end": (
+        lambda rngs: nn.EndToEndVarNet(1, (3, 4), (3, 4), rngs=rngs), complex_(2, 3, 8, 8), (CENTRED, 2), (2, 8, 8), "f4",
+    ),
+    "lista": (lambda rngs: nn.LISTA(np.eye(6, 9, dtype="f4") + 0.1, 0.3, 4), real(2, 6), (), (2, 9), "f4"),
+    "in-painting": (lambda rngs: nn.Inpainting((3, 4), rngs=rngs), real(2, 8, 9), (LINES,), (2, 8, 9), "f4"),
+    "input-convex": (lambda rngs: nn.InputConvexNetwork(1, 4, 3, size=3, rngs=rngs), real(2, 7, 8, 1), (), (2,), "f4"),
+    "critic": (lambda rngs: nn.Critic(1, (3, 4), rngs=rngs), real(2, 9, 10, 1), (), (2,), "f4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_properties(name):
+    make, y, more, shape, dtype = NETWORKS[name]
+    apply, params = nn.split(make(nnx.Rngs(0)))
+    evaluate = lambda p, y: apply(p, y, *more)  # noqa: E731
+    out = jax.jit(evaluate)(params, y)
+    assert out.shape == shape and out.dtype == dtype
+    value = lambda p, y: jnp.sum(jnp.abs(evaluate(p, y) - 0.1) ** 2)  # noqa: E731
+    slopes = jax.jit(jax.grad(value, (0, 1)))(params, y)
+    assert jax.tree.structure(slopes[0]) == jax.tree.structure(params)
+    assert all(bool(jnp.all(jnp.isfinite(v))) for v in jax.tree.leaves(slopes)) and float(jnp.linalg.norm(slopes[1])) > 0
+    both = jax.jit(jax.vmap(evaluate, (None, 0)))(params, np.stack([y, 2 * y]))
+    np.testing.assert_allclose(both[0], out, atol=1e-5)
+    jax.export.export(jax.jit(value), platforms=PLATFORMS)(params, y)
+
+
 def inverse_dft(n):
     """A linear AUTOMAP whose weights are the centred inverse DFT of n × n samples."""
     apply, params = nn.split(

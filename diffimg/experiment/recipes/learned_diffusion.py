@@ -19,7 +19,7 @@ class Diffusion(Section):
 
     widths: list[int] = Field(default=[24, 48, 96], min_length=1)
     blocks: int = Field(default=2, ge=1)
-    steps: int = Field(default=8000, ge=1)
+    steps: int = Field(default=4000, ge=1)
     batch: int = Field(default=2, ge=1)
     rate: float = Field(default=1e-3, gt=0)
     sigma_range: tuple[float, float] = (0.005, 5.0)
