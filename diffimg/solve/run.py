@@ -55,7 +55,8 @@ def run(
         x0: start, an array or pytree; leading axes batch one joint problem; ``jax.vmap(run…)`` stops each sample by itself.
         steps: the most iterations to take.
         tolerance: stop when the relative change (``solver.residual``: ‖x⁺−x‖/‖x⁺‖, and of dual variables) is at most this;
-            0 takes all steps.
+            0 takes all steps. Small steps look like arrival: with a weak regularizer, one from Aᴴy, which agrees with the data, may
+            end at once; where the data term has a closed prox, ``Problem(smooth=regularizer, proximable=data)`` takes larger ones.
         gradient: how to differentiate the solution (``Unroll``, ``Checkpoint``, ``Truncated``, ``Implicit``, ``JacobianFree``).
             None: ``Unroll`` where ``tolerance`` is 0; otherwise a loop that stops early and refuses reverse mode.
         objective_every: evaluate the objective every so many steps (0: at start and end only); it costs a forward model each time.
