@@ -88,7 +88,8 @@ def _compare(table, size, views, batch, quick):
         ours, compile_s, _ = compiled(step, own, params, state, y, truth)
         theirs = jax.jit(step)
         rest = (params, state, y, truth)
-        mine, others = alternate(functools.partial(ours, own, *rest), functools.partial(theirs, peer, *rest), 5 if 128 <= size <= 256 else 3)
+        repeats = 5 if 128 <= size <= 256 else 3
+        mine, others = alternate(functools.partial(ours, own, *rest), functools.partial(theirs, peer, *rest), repeats)
         case = f"{name}, {size}², {views} views, batch {batch}"
         table.add(f"{case}: training step", "ASTRA called back", mine, others, agreement, compile_s)
         if not quick:

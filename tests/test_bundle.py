@@ -48,7 +48,10 @@ def test_operator_one_trace_for_other_arrays(name):
     assert len(traces) == 1
 
 
-@every_operator
+LONG = ("radon fan", "radon fourier", "radon joseph")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in (*SLOW, *LONG) else n for n in OPERATORS])
 def test_operator_compiled_equals_eager(name):
     """A canary against a miscompiling jaxlib: the same operations one by one."""
     op = OPERATORS[name]("float32")

@@ -61,6 +61,7 @@ def test_vmap_over_argument_and_parameters():
     np.testing.assert_allclose(nested[1, 1], forward(ws[1], xs[1]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_in_the_parameters_mix_with_those_in_x_to_second_order():
     def loss(q):
         return lambda v: jnp.sum(jnp.sin(q(v[:5], q(v[:5], v[5:])[:3, 0])))

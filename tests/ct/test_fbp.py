@@ -97,6 +97,7 @@ def test_the_lectures_pictures_one_smear_and_a_blurred_backprojection():
     assert psnr(scale * blurred, truth) < psnr(ct.fbp(sinogram, geometry), truth) - 6
 
 
+@pytest.mark.slow
 def test_differentiable_in_sinogram_and_angles(x64):
     angles = np.sort(np.random.default_rng(3).uniform(0, np.pi, 9))
     geometry, sinogram, truth = scan(16, angles, 23)

@@ -109,6 +109,7 @@ def test_helices(geometry):
     assert rms(volume, TRUTH, INSIDE) < 0.015
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:detector_shape")
 def test_helix_of_an_offset_detector():
     geometry = replace(helix(0.6), detector_shape=(20, 70), detector_offset=(0.0, -13.0))
@@ -167,7 +168,7 @@ def energy(kind):
     return loss, point, (jnp.float64(0.4), jnp.float64(-0.6), jnp.sin(3.0 * jnp.arange(free.size)), wave)
 
 
-@pytest.mark.parametrize("kind", ["circle", "helix"])
+@pytest.mark.parametrize("kind", ["circle", pytest.param("helix", marks=pytest.mark.slow)])
 def test_derivatives_in_sinogram_and_geometry(kind, x64):
     loss, point, direction = energy(kind)
     along = jax.jit(lambda p, d: jax.jvp(loss, p, d))

@@ -49,6 +49,7 @@ def test_it_cures_the_bright_rim():
     assert rims["cosine"] < 0.8 * rims["plain"], rims
 
 
+@pytest.mark.slow
 def test_differentiable_and_batched():
     narrow, _ = scans(31)
     y = project(WATER, narrow)

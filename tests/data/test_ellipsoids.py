@@ -58,7 +58,7 @@ def test_angles_about_z_are_those_of_ellipses():
     np.testing.assert_allclose(thick.rasterize((1, 32, 32), oversample=16)[0], flat.rasterize((32, 32)), atol=2e-2)
 
 
-@pytest.mark.parametrize("exponent", [0, 1])
+@pytest.mark.parametrize("exponent", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_raster_gradient_against_finite_differences(exponent):
     weights = np.random.default_rng(0).standard_normal((6, 8, 7))
     with jax.enable_x64(True):

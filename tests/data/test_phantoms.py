@@ -118,6 +118,7 @@ def _check_gradient(f, arguments):
         np.testing.assert_allclose(jnp.vdot(gradient, direction), numeric, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_where_rays_touch_or_miss():
     disc = Ellipses([[0.0, 0.0]], [[2.0, 2.0]], [0.0], [1.0])
     for width in (None, 1.0):

@@ -29,6 +29,7 @@ def test_value_and_gradient(potential, dtype, x64):
     np.testing.assert_allclose(e.grad(x), np.conj(jax.grad(e.__call__)(x)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_lipschitz_constant_bounds_the_curvature(x64):
     e = energy.FieldsOfExperts(energy.dct_filters(3), 1.0, 0.5)
     hessian = jax.hessian(lambda v: e(v.reshape(7, 8)))(np.zeros(56))

@@ -40,6 +40,7 @@ def test_laws_against_scipy():
     np.testing.assert_allclose([z.real.std(), z.imag.std()], 0.5, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_transmission_has_the_variance_that_its_weights_state():
     model = Transmission(photons=1e4, background=50.0, sigma=10.0)
     y = draws(model, 2.0)

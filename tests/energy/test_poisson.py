@@ -111,6 +111,7 @@ def test_prox_against_scipy(b, step):
         np.testing.assert_allclose(got[k], best.x, atol=2e-6, err_msg=f"y = {y[k]}, v = {v[k]}, d = {d[k]}")
 
 
+@pytest.mark.slow
 def test_prox_of_blind_pixels_and_its_derivatives_are_finite():
     e = PoissonLikelihood(Diagonal(jnp.array([0.0, 1.0, 1.0])), np.array([2.0, 0.0, 0.0]))
     v = jnp.array([1.5, 1.0, -1.0])

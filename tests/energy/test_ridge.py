@@ -33,6 +33,7 @@ def test_value_is_the_double_integral_of_the_curvature(dtype, x64):
     testing.check_energy(e, jnp.asarray(x))
 
 
+@pytest.mark.slow
 def test_bounds_of_the_curvature(x64):
     """All responses within the first piece, and within the second: the Hessian is ψ'' Σ fᵀf, as large and as negative as it gets."""
     e = ridge((1.0, -0.7, 0.0))

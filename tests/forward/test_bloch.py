@@ -223,6 +223,7 @@ def _single(v):
     return v.astype({"c": np.complex64, "f": np.float32}.get(v.dtype.kind, v.dtype)) if hasattr(v, "dtype") else v
 
 
+@pytest.mark.slow
 def test_chunks_coils_and_an_unread_pulse_change_nothing(monkeypatch, x64):
     sequence, spins = random_case(spins=10, intervals=70)
     sensitivity = RNG.normal(size=(2, 10)) + 1j * RNG.normal(size=(2, 10))

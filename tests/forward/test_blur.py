@@ -29,6 +29,7 @@ def test_promises():
     check_operator(Blur(RNG.standard_normal((4, 3)).astype(np.float32), (7, 8)))
 
 
+@pytest.mark.slow
 def test_double_complex_and_norm():
     psf = RNG.standard_normal((3, 4)) + 1j * RNG.standard_normal((3, 4))
     with jax.enable_x64(True):

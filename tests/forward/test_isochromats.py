@@ -17,7 +17,7 @@ def free(steps=COUNT, step=STEP):
     return Sequence(np.full(steps, step), np.zeros(steps, complex), np.zeros((steps, 3)), np.arange(steps))
 
 
-@pytest.mark.parametrize("count", [16, 64, 256])
+@pytest.mark.parametrize("count", [pytest.param(16, marks=pytest.mark.slow), 64, 256])
 def test_the_signal_of_an_excitation_decays_with_t2_star(count, x64):
     t2_star = np.array([T2_STAR, T2, 1e-2])
     spins = isochromats(Spins(np.zeros((3, 3)), m0=2.0, t2=T2, off_resonance=np.array([0.0, 40.0, -30.0])), t2_star, count)
@@ -30,6 +30,7 @@ def test_the_signal_of_an_excitation_decays_with_t2_star(count, x64):
     np.testing.assert_allclose(signal[:, 1], expected[:, 1], atol=1e-9)  # T2* = T2: no spread
 
 
+@pytest.mark.slow
 def test_an_echo_gets_back_all_but_t2(x64):
     """90°_x − τ − 180°_y − τ: e^{−2τ/T2} at the echo, the spread's e^{−|t − 2τ|/T2′} around it."""
     half = 40

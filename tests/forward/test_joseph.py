@@ -120,7 +120,7 @@ def test_derivatives_in_the_image_are_the_operator_itself():
     assert "scatter" not in str(jax.make_jaxpr(gradient)(x))
 
 
-@pytest.mark.parametrize("name", ["wide", "tall, fine detector"])
+@pytest.mark.parametrize("name", ["wide", pytest.param("tall, fine detector", marks=pytest.mark.slow)])
 def test_geometry_gradients_equal_finite_differences(name):
     with jax.enable_x64(True):
         geometry = dataclasses.replace(GEOMETRIES[name], angles=np.sort(RNG.uniform(0.02, 2 * np.pi, 9)))
@@ -147,6 +147,7 @@ def test_geometry_gradients_equal_finite_differences(name):
             np.testing.assert_allclose(paired, jnp.vdot(weight, tangent), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_second_and_mixed_derivatives():
     with jax.enable_x64(True):
         geometry = dataclasses.replace(GEOMETRIES["wide"], angles=np.array([0.3, 1.1, 2.9, 4.4]))

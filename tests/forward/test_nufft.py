@@ -163,6 +163,7 @@ def test_a_flat_list_of_scattered_points_is_prepared_too():
     np.testing.assert_allclose(A.prepare().H(y), A.H(y), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_points_are_taken_in_chunks(monkeypatch):
     A = NUFFT((6, 7), RNG.uniform(-np.pi, np.pi, (50, 2)))
     x, y = noise(6, 7), noise(50)

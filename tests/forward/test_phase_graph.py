@@ -57,6 +57,7 @@ def test_spoiled_train_reaches_ernsts_signal(x64):
     assert abs(abs(signal) / expected - 1) < 0.03
 
 
+@pytest.mark.slow
 def test_broadcast_and_differentiable(x64):
     t2 = jnp.array([0.03, 0.06, 0.1])
     flips = np.deg2rad([160.0, 140, 120, 120])

@@ -107,6 +107,7 @@ def test_the_fan_is_its_poses():
         assert relative(Radon(geometry)(x), Radon(geometry.modular())(x)) < 1e-5
 
 
+@pytest.mark.slow
 def test_one_view_batches_complex_numbers_and_half_precision():
     geometry = GEOMETRIES["flat"]
     operator, one = Radon(geometry), Radon(geometry.subset([2]))

@@ -271,6 +271,7 @@ def test_one_trace_for_new_angles():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_batches_and_vmap():
     g = beam((14, 18), views=4)
     x = np.random.default_rng(0).standard_normal((2, 2, 14, 18)).astype(np.float32)

@@ -40,7 +40,7 @@ def test_block_mean(shape, factor):
     np.testing.assert_allclose(operator.norm(), np.linalg.norm(operator.matrix(), 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("factor", "size", "start"), [(2, 6, 0), (3, 7, 1)])
+@pytest.mark.parametrize(("factor", "size", "start"), [pytest.param(2, 6, 0, marks=pytest.mark.slow), (3, 7, 1)])
 def test_blur_and_decimate(factor, size, start):
     kernel = gaussian_psf(0.6 * factor, (size, size))
     operator = Downsample((12, 18), factor, kernel)

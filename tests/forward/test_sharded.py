@@ -31,6 +31,7 @@ def test_eight_devices_equal_one(cases):
             assert error < 1e-4, f"{case}: {name}"
 
 
+@pytest.mark.slow
 def test_one_device():
     operator = Radon(GEOMETRY)
     sharded = Sharded(operator)

@@ -98,6 +98,7 @@ def test_no_field_no_nan(x64):
         assert all(np.all(np.isfinite(g)) for g in grads)
 
 
+@pytest.mark.slow
 def test_single_precision():
     m, b = RNG.normal(size=(2, 50, 3)).astype(np.float32)
     time = np.float32(10 / GAMMA)

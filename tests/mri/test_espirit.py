@@ -43,6 +43,7 @@ def test_espirit_is_sigpys():
     assert np.mean((np.abs(ours).sum(0) > 0) == (np.abs(theirs).sum(0) > 0)) > 0.98
 
 
+@pytest.mark.slow
 def test_two_sets_for_a_folded_field_of_view():
     """An object larger than the field of view folds onto itself; the second set sees what the first cannot."""
     _, _, kspace = scan(count=6)

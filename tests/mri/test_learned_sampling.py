@@ -38,6 +38,7 @@ def test_draws_have_these_probabilities(x64):
     assert (np.abs(drawn.mean(0) - p) < 5 * error * np.sqrt(4000 / 600)).all()
 
 
+@pytest.mark.slow
 def test_gradient_points_where_the_expectation_falls(x64):
     """For Σ c·mask the expectation is Σ c·p: its gradient is known."""
     logits, c = RNG.normal(size=24), RNG.normal(size=24)

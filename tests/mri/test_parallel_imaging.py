@@ -40,6 +40,7 @@ def test_grappa_fills_the_gaps_and_keeps_what_was_measured(scan, r, offset):
     assert error(out, kspace) < {2: 0.25, 3: 0.45, 4: 0.75}[r] * error(y, kspace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(41, 37), (40, 35)])
 def test_grappa_on_odd_sizes(shape):
     coils = mri.simulated_coils(shape, 6)
@@ -100,6 +101,7 @@ def test_spirit_reconstructs_any_pattern(scan):
     assert error(out, image) < 0.5 * error(zero, image)
 
 
+@pytest.mark.slow
 def test_spirit_kernel_predicts_samples_from_their_neighbours(scan):
     _, _, kspace = scan
     kernel = np.asarray(mri.spirit_kernel(kspace[:, 8:32, 8:28], 5, 1e-6))
@@ -151,6 +153,7 @@ def test_sense_g_factor_is_that_of_replicas(scan):
     assert (g[inside] >= 1).all()
 
 
+@pytest.mark.slow
 def test_grappa_g_factor_is_that_of_replicas(scan):
     coils, image, kspace = scan
     pattern = mri.Undersampling(SHAPE[0], 2, 0, 0, 0)

@@ -113,6 +113,7 @@ def echo_train(theta, extra):
     return mri.spin_echo_train(np.deg2rad(np.full(8, 150.0)), 15e-3, 1.0, jnp.exp(theta[0])) / 1j
 
 
+@pytest.mark.slow
 def test_any_simulation_can_be_fitted():
     """T2 through an imperfectly refocused train, where a single exponential is wrong."""
     t2 = np.array([0.04, 0.08, 0.15], np.float32)

@@ -76,6 +76,7 @@ def test_signal_equation(x64):
     np.testing.assert_allclose(signal, 1j * np.exp(-1j * k @ position.T) @ m0, atol=1e-5 * m0.sum())
 
 
+@pytest.mark.slow
 def test_balanced_train_reaches_its_steady_state(x64):
     tr, flip, t1, t2 = 8e-3, 0.6, 0.1, 0.05
     a = sequences.balanced_ssfp((4, 4), 0.1, tr=tr, flip=flip, dummies=140)
@@ -93,7 +94,7 @@ def test_off_resonance_is_refocused_by_the_spin_echo_only(x64):
     assert turned == pytest.approx(-2 * np.pi * 30 * 5e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize("phase", [0.0, 0.7])
+@pytest.mark.parametrize("phase", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_errors_of_the_refocusing_pulses_cancel_in_a_train(phase):
     train = sequences.multi_echo(
         (2, 2), 0.2, tr=0.4, spacing=0.02, echoes=4, thickness=5e-3, pulse=mri.sinc_pulse(np.pi / 2, 2e-3, phase=phase)
@@ -176,7 +177,7 @@ def test_refused():
         mri.design_pulse(mri.sinc_pulse(1.0, 1e-3), 5e-3, np.zeros(4), np.zeros(5))
 
 
-@pytest.mark.parametrize("name", ["23Na", "3He"])
+@pytest.mark.parametrize("name", ["23Na", pytest.param("3He", marks=pytest.mark.slow)])
 def test_other_nuclei_are_imaged_as_protons_are(name, x64):
     """Pulses turn by their angle, and samples lie where they should: gradients and B₁ are scaled with γ, and with its sign."""
     pulse = mri.sinc_pulse(np.pi / 2, 1e-3, nucleus=name)

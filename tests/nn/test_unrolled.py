@@ -76,7 +76,7 @@ def test_precision_follows_the_data(x64):
         assert apply(double(params), y, A).dtype == jnp.float64
 
 
-@pytest.mark.parametrize("complex_values", [False, True])
+@pytest.mark.parametrize("complex_values", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_without_networks_they_are_gradient_descent(complex_values, x64):
     A, y = data(complex_values, 1, "float64")
     plain = solve.run(solve.GradientDescent(0.7), solve.Problem(smooth=energy.LeastSquares(A, y)), A.H(y), 5).x

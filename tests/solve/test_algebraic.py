@@ -152,6 +152,7 @@ def test_dead_cells_and_unseen_pixels_do_no_harm():
         np.testing.assert_allclose(x, [2, 0.5, 2], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradients_reach_relaxation_and_geometry():
     angles = np.linspace(0, np.pi, 6, endpoint=False) + 0.1

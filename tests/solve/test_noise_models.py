@@ -29,7 +29,7 @@ def nmse(x):
     return float(jnp.sum((x - IMAGE) ** 2) / jnp.sum(IMAGE**2))
 
 
-@pytest.mark.parametrize("method", ["auto", "joseph"])
+@pytest.mark.parametrize("method", ["auto", pytest.param("joseph", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_noise_model_reconstructs(name, method):
     model, units, weight = MODELS[name]
