@@ -1,12 +1,12 @@
 import os
 import pathlib
+import platform
 
 # eight simulated devices are asked for by the tests that need them, in a process of their own
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# three quarters of the time is compilation: what was compiled once serves both workers and the next run
-CACHE = pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+# three quarters of the time is compilation: what was compiled once serves both workers and the next run on this machine
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / f"jax-{platform.node()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
