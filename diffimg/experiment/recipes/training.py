@@ -14,7 +14,7 @@ from pydantic import Field
 from diffimg.experiment.config import Section
 from diffimg.experiment.run import Run
 
-SHIPPED = Path(__file__).resolve().parents[2] / "weights" / "trainings"  # a result.npz each
+SHIPPED = Path(__file__).resolve().parents[2] / "weights" / "trainings"  # a result.npz each, or a .json that names a pretrained model
 
 
 class Cache(Section):
@@ -50,8 +50,8 @@ def trained(
     digest = hashlib.sha256(json.dumps([name, steps, settings], sort_keys=True).encode()).hexdigest()[:12]
     root = run.folder / "trainings" if cache.folder is None else Path(cache.folder)
     label = f"{name.replace(' ', '_').replace(',', '')}-{digest}"
-    folder, shipped = root / label, SHIPPED / f"{label}.npz"
-    kept = shipped if cache.shipped and shipped.is_file() else folder / "result.npz"
+    folder, found = root / label, _shipped(label) if cache.shipped else None
+    kept = folder / "result.npz"
     tell = run.iterations(name)
 
     def report(line):
@@ -60,14 +60,27 @@ def trained(
         run.log("training", stage=name, **line)
 
     with run.stage(name, total=steps) as watch:
-        if not kept.is_file():
+        if found is None and not kept.is_file():
             result = learn.train(loss, params, batch, steps, key=key, folder=folder, report=report, **options).check()
             seconds = _seconds(folder / "log.jsonl")
             about = {"step": result.best_step, "seconds": seconds, "device": jax.devices()[0].device_kind, "settings": settings}
             learn.save_weights(kept, jax.tree.map(np.asarray, result.params), about)
-        params, about = learn.load_weights(kept)
+        params, about = found or learn.load_weights(kept)
         watch.note = f"step {about['step']} of {steps}"
     return Outcome(params, about["step"], about["seconds"], about["device"])
+
+
+def _shipped(label: str) -> tuple[Any, dict[str, Any]] | None:
+    """(parameters, what is told of the training), if it came with the package."""
+    from diffimg import learn
+
+    weights, note = SHIPPED / f"{label}.npz", SHIPPED / f"{label}.json"
+    if weights.is_file():
+        return learn.load_weights(weights)
+    if note.is_file():
+        about = json.loads(note.read_text(encoding="utf-8"))
+        return learn.pretrained(about["model"]).params, about
+    return None
 
 
 def _seconds(log: Path) -> float:
