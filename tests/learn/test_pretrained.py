@@ -11,7 +11,7 @@ from diffimg.experiment.recipes import learned_tasks
 
 def test_every_model_has_a_card_and_is_small():
     names = learn.pretrained_names()
-    assert {"ridge", "drunet", "ct_primal_dual", "mri_learned_pgm"} <= set(names)
+    assert {"ridge", "drunet", "brain_score", "ct_primal_dual", "mri_learned_pgm"} <= set(names)
     sizes = [path.stat().st_size for path in learn.pretrained.__globals__["FOLDER"].rglob("*.npz")]
     assert max(sizes) <= 2e6 and sum(sizes) <= 8e6
     for name in names:
@@ -68,3 +68,18 @@ def test_the_denoiser_knows_its_levels():
         model.prior().prox(jnp.asarray(truth), 1.0)
     with pytest.raises(ValueError, match="network"):
         model.network()
+
+
+def test_the_score_model_denoises_and_reconstructs_unseen_slices():
+    pytest.importorskip("nilearn")
+    problem, model = learned_tasks.ct_problem(learned_tasks.CT(), 0), learn.pretrained("brain_score")
+    truth, y = (v[:2] for v in problem.test)
+    denoise = lambda x, sigma: model.denoiser()(model.params, x, sigma)  # noqa: E731
+    psnr = lambda x: learned_tasks.scores(x, truth)["psnr_db"]  # noqa: E731
+    for sigma, least in ((0.05, 26 + 8), (0.2, 14 + 12.5)):  # dB of the noise, and what must be gained
+        noisy = truth + sigma * jax.random.normal(jax.random.key(3), truth.shape)
+        assert psnr(jax.jit(denoise)(noisy, sigma)) > least
+    given = {"operator": problem.operator, "y": y, "noise_level": problem.noise, "guidance": "proximal", "prior_variance": 0.25**2}
+    levels = jnp.geomspace(5, 0.005, 15)
+    x = jax.jit(lambda key: learn.diffusion_sample(denoise, truth.shape, levels, key, max_steps=10, **given))(jax.random.key(0))
+    assert psnr(x) > psnr(problem.start(y)) + 1
