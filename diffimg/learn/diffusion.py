@@ -34,7 +34,7 @@ def diffusion_sample(
     - "pigdm": σ_k² ∇_x of −½‖y − A D‖²/(noise² + r²) with r² = v σ²/(v + σ²) (Song et al.), v the ``prior_variance`` of the images (of
       complex ones in each part), for an A whose rows are orthonormal: scale A and y first. Exact for a Gaussian prior v·I.
     - "proximal": to argmin_x ‖y − A x‖²/(2 noise²) + ‖x − D‖²/(2r²), r as before, for any linear A (Zhu et al., "DiffPIR"): in closed
-      form or by conjugate gradients. Exact for a Gaussian prior v·I, and three times cheaper.
+      form or by conjugate gradients. Exact for a Gaussian prior v·I; the denoiser is not differentiated.
 
     Args:
         denoise: ``denoise(x, sigma)`` for ``[n, ...]`` images. shape: of the samples, ``[n, ...]``.

@@ -97,7 +97,7 @@ def test_a_denoiser_that_is_not_there_is_missed_before_the_training():
 @pytest.mark.slow
 def test_the_same_energy_by_every_principle_and_seeds(job, tmp_path):
     few = ["mri=null", 'methods=["learned PGM","ridge, adversarial","ridge, likelihood","ridge, score","diffusion"]', "seeds=2", "best=1"]
-    cheap = ["ridge.principle_steps=6", "ridge.chain_steps=2", "ridge.multiples=[0.1,1]", "ridge.sizes=[0.7,1]"]
+    cheap = ["ridge.principle_steps=6", "ridge.chain_steps=2", "ridge.multiples=[0.1,1]", "ridge.sizes=[0.7,1]", "ridge.stops=[5,20]"]
     score = ["diffusion.widths=[4,8]", "diffusion.blocks=1", "diffusion.steps=6", "diffusion.levels=5"]
     m = job("learned_comparison", JOBS["learned_comparison"] + few + cheap + score)
     for name in ("adversarial", "likelihood", "score"):
