@@ -13,6 +13,7 @@ from diffimg.core import check
 from diffimg.core.pair import Pair, paired
 
 _AXES = {1: "X", 2: "YX", 3: "ZYX"}
+_CACHED = 2**23  # bytes that a kernel's gradient takes at a time
 
 
 def convolve(x: Any, kernel: Any, bias: Any = None) -> jax.Array:
@@ -84,16 +85,31 @@ def _kernel_gradient(kernel, x, y):
 
 def _by_one_product(shape, x, y):
     """The gradient in a kernel ``[ky, kx, channel, output]``: shifts along x stand beside the channels of x, shifts along y beside those
-    of y, so that one matrix product over all pixels gives all entries (the convolution above takes 1.3 to 2 times as long)."""
+    of y, so that one matrix product over all pixels gives all entries (the convolution above takes 1.3 to 2 times as long). In blocks of
+    rows that fit a cache, which takes half the time of all rows at once where the images are large."""
     ky, kx, inputs, outputs = shape
-    rows, columns = x.shape[1] + ky - 1, x.shape[2]
-    padded = jnp.pad(x, ((0, 0), (ky // 2, ky // 2), (kx // 2, kx // 2), (0, 0)))
-    left = jnp.concatenate([padded[:, :, j : j + columns] for j in range(kx)], -1)
-    below = jnp.pad(y, ((0, 0), (ky - 1, ky - 1), (0, 0), (0, 0)))
-    right = jnp.concatenate([below[:, ky - 1 - i : ky - 1 - i + rows] for i in range(ky)], -1)
-    left, right = (v.reshape(v.shape[0], rows * columns, -1) for v in (left, right))
-    products = jnp.sum(lax.dot_general(left, right, (((1,), (1,)), ((0,), (0,)))), 0)  # [(kx, channel), (ky, output)]
-    return jnp.transpose(products.reshape(kx, inputs, ky, outputs), (2, 0, 1, 3))
+    count, height, width, _ = x.shape
+    row = count * width * (kx * inputs + ky * outputs) * x.dtype.itemsize
+    blocks = -(-height // max(8, _CACHED // row))
+    rows = -(-height // blocks)
+    spare = blocks * rows - height
+    padded = jnp.pad(x, ((0, 0), (ky // 2, ky // 2 + spare), (kx // 2, kx // 2), (0, 0)))
+    y = jnp.pad(y, ((0, 0), (0, spare), (0, 0), (0, 0)))
+
+    def products(first):
+        near = lax.dynamic_slice_in_dim(padded, first, rows + ky - 1, 1)
+        left = jnp.concatenate([near[:, :, j : j + width] for j in range(kx)], -1)
+        own = jnp.pad(lax.dynamic_slice_in_dim(y, first, rows, 1), ((0, 0), (ky - 1, ky - 1), (0, 0), (0, 0)))
+        right = jnp.concatenate([own[:, ky - 1 - i : 2 * (ky - 1) - i + rows] for i in range(ky)], -1)
+        left, right = (v.reshape(count, (rows + ky - 1) * width, -1) for v in (left, right))
+        return jnp.sum(lax.dot_general(left, right, (((1,), (1,)), ((0,), (0,)))), 0)  # [(kx, channel), (ky, output)]
+
+    if blocks == 1:
+        total = products(0)
+    else:
+        zero = jnp.zeros((kx * inputs, ky * outputs), x.dtype)
+        total = lax.scan(lambda total, k: (total + products(k * rows), None), zero, jnp.arange(blocks))[0]
+    return jnp.transpose(total.reshape(kx, inputs, ky, outputs), (2, 0, 1, 3))
 
 
 _CONVOLUTION = Pair(
