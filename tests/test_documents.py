@@ -8,8 +8,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
-def test_code_blocks_run(name):
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/learning.md"])
+def test_code_blocks_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text()
     blocks = re.findall(r"^( *)```python\n(.*?)^ *```", text, re.M | re.S)
     assert blocks

@@ -135,6 +135,16 @@ def plausible(argument: str, value: Any, largest: float, unit: str, remedy: str,
             warnings.warn(f"{argument}: values up to {v.max():.4g}, expected {unit}. {remedy}", UserWarning, stacklevel=stacklevel)
 
 
+def noise_level(argument: str, value: Any, known: tuple[float, float]) -> None:
+    """Standard deviations that a denoiser was trained for, (lowest, highest); looked at only where concrete."""
+    if is_concrete(value):
+        low, high = known
+        v = np.asarray(value)
+        if not np.all((v >= low * (1 - 1e-4)) & (v <= high * (1 + 1e-4))):
+            remedy = "It is in the units of the image: scale the image, change weight or step, or take a denoiser trained for such noise."
+            fail(argument, f"a noise level in {low:g} … {high:g}, for which the denoiser was trained", str(v), remedy)
+
+
 def positive_int(argument: str, value: Any, remedy: str = "") -> int:
     """A Python integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -154,8 +164,9 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice closest in spelling, or None."""
     import difflib
 
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    plain = {"".join(c for c in choice.lower() if c.isalnum()): choice for choice in choices}
+    found = difflib.get_close_matches("".join(c for c in word.lower() if c.isalnum()), list(plain), n=1, cutoff=0.5)
+    return plain[found[0]] if found else None
 
 
 def _text(s: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""Krylov solvers on pytrees: CG, MINRES, GMRES, BiCGSTAB and LSQR, with one result type.
+"""Krylov solvers on pytrees: CG, MINRES, GMRES and BiCGSTAB, with one result type (that of ``lsqr`` too).
 
 A map is any callable on an array or a pytree of arrays. If it is itself a pytree (an ``Operator``, a
 ``jax.tree_util.Partial``) the compiled program is kept and reused; a plain function is traced at every call, so call the
@@ -6,7 +6,7 @@ solver from inside your own ``jit``. One ``b`` is one system: for many, ``jax.vm
 on its own and is left as it was at that step.
 
 Derivatives with respect to ``b`` and to the arrays inside the map are those of the exact solution (``lax.custom_linear_solve``), at
-the cost of one more solve to the same tolerance; starting points and preconditioners carry none. ``lsqr`` has no reverse mode.
+the cost of one more solve to the same tolerance; starting points and preconditioners carry none.
 A starting point whose residual is not below that of zero is not used.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import add, dot, norm, real_dot, scale, where, zeros_like
@@ -30,7 +31,8 @@ class SolveResult(NamedTuple):
 
     ``x``: of the structure of the unknown. ``residual_norm``: ‖b − A x‖, measured at the end and not taken from a recurrence.
     ``iterations``: int32. ``converged``: the stopping rule of the solver holds. ``indefinite``: CG met a direction of curvature
-    ≤ 0 (or a preconditioner that is not positive) and stopped at the iterate before it.
+    ≤ 0 (or a preconditioner that is not positive) and stopped at the iterate before it. ``asymmetric``: CG or MINRES met residuals that
+    are not orthogonal as those of a self-adjoint A are, beyond rounding, and stopped: take GMRES.
     """
 
     x: Any
@@ -38,6 +40,7 @@ class SolveResult(NamedTuple):
     iterations: jax.Array
     converged: jax.Array
     indefinite: jax.Array
+    asymmetric: jax.Array
 
 
 def cg(
@@ -103,20 +106,6 @@ def bicgstab(
     return _solve(plan, apply, preconditioner, b, x0, tolerance, max_steps)
 
 
-def lsqr(apply: Map, adjoint: Map, b: Any, damping: float = 0.0, *, tolerance: float = 1e-6, max_steps: int = 1000) -> SolveResult:
-    """LSQR: argmin_x ‖A x − b‖² + damping²‖x‖²; of several minimizers the shortest (Paige & Saunders 1982).
-
-    ``adjoint`` is Aᴴ (in Re⟨·,·⟩). ``converged`` means that ‖r̄‖ ≤ tolerance·‖b‖ or ‖Āᴴr̄‖ ≤ tolerance·‖Ā‖‖r̄‖, where Ā and r̄ include the
-    damping; ``residual_norm`` is ‖b − A x‖.
-    """
-    b = vector("b", b)
-    b = promoted(b, jax.eval_shape(apply, jax.eval_shape(adjoint, b)))
-    check.minimum("damping", damping, 0)
-    _check_stopping(tolerance, max_steps)
-    run = _lsqr_compiled if is_pytree(apply, adjoint) else _lsqr
-    return run(apply, adjoint, b, damping, tolerance, max_steps)
-
-
 def is_pytree(*maps: Map | None) -> bool:
     """Whether all maps are pytrees of arrays, so that a compiled program can take them as arguments."""
     return not any(callable(leaf) for leaf in jax.tree.leaves(maps))
@@ -134,7 +123,8 @@ def promoted(value: Any, like: Any) -> Any:
     return jax.tree.map(lambda v, w: v.astype(jnp.promote_types(v.dtype, w.dtype)), value, like)
 
 
-def _check_stopping(tolerance, max_steps):
+def check_stopping(tolerance: Any, max_steps: Any) -> None:
+    """A tolerance ≥ 0, at least one step."""
     check.minimum("tolerance", tolerance, 0)
     if check.is_concrete(max_steps):
         check.minimum("max_steps", max_steps, 1)
@@ -158,7 +148,7 @@ class _Plan(NamedTuple):
 
 def _solve(plan, apply, preconditioner, b, x0, tolerance, max_steps):
     check.one_of("inner", plan.inner, ("complex", "real"))
-    _check_stopping(tolerance, max_steps)
+    check_stopping(tolerance, max_steps)
     b = vector("b", b)
     image = jax.eval_shape(apply, b)
     if _shapes(image) != _shapes(b):
@@ -237,27 +227,37 @@ def _rounds(plan, apply, precondition, b, x0, tolerance, max_steps):
     x, r, n = zeros_like(b), b, size
     if x0 is not None:  # kept only if better than zero: the derivative solves, with another b, come through here too
         warm = add(b, apply(x0), -1)
-        better = norm(warm) < size
+        better = (norm(warm) < size) | jnp.isnan(norm(warm))  # NaN is not passed over
         x, r, n = where(better, x0, x), where(better, warm, r), jnp.where(better, norm(warm), n)
 
     def unfinished(state):
-        _, _, n, previous, k, indefinite = state
-        return (n > target) & (n < plan.progress * previous) & (k < max_steps) & ~indefinite
+        _, _, n, previous, k, fault = state
+        return (n > target) & (n < plan.progress * previous) & (k < max_steps) & (fault == _NONE)
 
     def one_round(state):
         x, r, n, _, k, _ = state
-        new, steps, indefinite = plan.method(plan, apply, precondition, x, r, n, target, tolerance, max_steps - k)
+        new, steps, fault = plan.method(plan, apply, precondition, x, r, n, target, tolerance, max_steps - k)
         residual = add(b, apply(new), -1)
         length = norm(residual)
         keep = (length <= n) | (not plan.monotone)
-        return where(keep, new, x), where(keep, residual, r), jnp.where(keep, length, n), n, k + steps, indefinite
+        return where(keep, new, x), where(keep, residual, r), jnp.where(keep, length, n), n, k + steps, fault
 
-    start = (x, r, n, jnp.full_like(n, jnp.inf), jnp.int32(0), jnp.bool_(False))
-    x, _, n, _, k, indefinite = jax.lax.while_loop(unfinished, one_round, start)
-    return x, n, k, n <= target, indefinite
+    start = (x, r, n, jnp.full_like(n, jnp.inf), jnp.int32(0), _NONE)
+    x, _, n, _, k, fault = jax.lax.while_loop(unfinished, one_round, start)
+    x = jax.tree.map(lambda v: jnp.where(jnp.isnan(n), jnp.asarray(jnp.nan, v.dtype), v), x)  # NaN data have no solution
+    return x, n, k, (n <= target) & (fault != _ASYMMETRIC), fault == _INDEFINITE, fault == _ASYMMETRIC
 
 
-def _ratio(a, b):
+_NONE, _INDEFINITE, _ASYMMETRIC = (np.int32(k) for k in range(3))
+_EARLY = 5  # steps in which a lack of symmetry shows; later ones gather rounding
+
+
+def _is_asymmetric(product, a, b, scale):
+    """Whether two vectors of lengths a, b whose inner product vanishes for a self-adjoint A have one beyond rounding (of ``scale``)."""
+    return jnp.abs(product) > 0.01 * a * b + 1000 * jnp.finfo(jnp.result_type(product)).eps * scale
+
+
+def ratio(a: Any, b: Any) -> jax.Array:
     """a / b, and 0 where b = 0."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
@@ -266,25 +266,30 @@ def _cg(plan, apply, precondition, x, r, n, target, tolerance, budget):
     z = precondition(r)
 
     def unfinished(state):
-        *_, n, k, bad = state
-        return (n > target) & (k < budget) & ~bad
+        *_, n, _, k, fault = state
+        return (n > target) & (k < budget) & (fault == _NONE)
 
     def step(state):
-        x, r, p, rz, _, k, _ = state
+        x, old, p, rz, _, largest, k, _ = state
         q = apply(p)
+        length = norm(p)
+        largest = jnp.maximum(largest, ratio(norm(q), length))  # ‖A‖, from below
         curvature = real_dot(p, q)
         bad = curvature <= 0
-        alpha = jnp.where(bad, 0, _ratio(rz, curvature))
-        x, r = add(x, p, alpha), add(r, q, -alpha)
+        alpha = jnp.where(bad, 0, ratio(rz, curvature))
+        x, r = add(x, p, alpha), add(old, q, -alpha)
         z = precondition(r)
         n, previous, rz = norm(r), rz, real_dot(r, z)
+        a, b = jnp.sqrt(jnp.abs(rz)), jnp.sqrt(jnp.abs(previous))
+        skew = _is_asymmetric(real_dot(z, old), a, b, (a + b) ** 2 * (1 + ratio(largest * length**2, curvature)))
         bad |= (rz <= 0) & (n > target)
-        return x, r, add(z, p, _ratio(rz, previous)), rz, n, k + 1, bad
+        fault = jnp.where(bad, _INDEFINITE, jnp.where(skew & (n > target) & (k < _EARLY), _ASYMMETRIC, _NONE))
+        return x, r, add(z, p, ratio(rz, previous)), rz, n, largest, k + 1, fault
 
     rz = real_dot(r, z)
-    start = (x, r, z, rz, n, jnp.int32(0), rz <= 0)
-    x, *_, k, bad = jax.lax.while_loop(unfinished, step, start)
-    return x, k, bad
+    start = (x, r, z, rz, n, jnp.zeros_like(n), jnp.int32(0), jnp.where(rz <= 0, _INDEFINITE, _NONE))
+    x, *_, k, fault = jax.lax.while_loop(unfinished, step, start)
+    return x, k, fault
 
 
 def _minres(plan, apply, precondition, x, r, n, target, tolerance, budget):
@@ -292,15 +297,16 @@ def _minres(plan, apply, precondition, x, r, n, target, tolerance, budget):
     zero, one, eps = jnp.zeros_like(n), jnp.ones_like(n), jnp.finfo(n.dtype).eps
 
     def unfinished(state):
-        *_, phi, _, k, done = state
-        return (phi > target) & (k < budget) & ~done
+        *_, phi, _, k, done, fault = state
+        return (phi > target) & (k < budget) & ~done & (fault == _NONE)
 
     def step(state):
-        x, v_old, v, d_old, d, beta, c, s, delta, epsilon, phi, square, k, _ = state
+        x, v_old, v, d_old, d, beta, c, s, delta, epsilon, phi, square, k, _, _ = state
         p = add(apply(v), v_old, -beta)
         alpha = real_dot(v, p)
         p = add(p, v, -alpha)
         beta_new = norm(p)
+        skew = _is_asymmetric(real_dot(p, v_old), beta_new, one, jnp.sqrt(square) + jnp.abs(alpha) + beta + beta_new)
         square += alpha**2 + beta**2 + beta_new**2  # ‖A‖_F² seen so far, as in the authors' code
         delta2, gamma = c * delta + s * alpha, s * delta - c * alpha
         epsilon_new, delta_new = s * beta_new, -c * beta_new
@@ -310,23 +316,25 @@ def _minres(plan, apply, precondition, x, r, n, target, tolerance, budget):
         rho = jnp.hypot(gamma, beta_new)
         # Beyond rounding: the triangular factor is singular, or the residual below what A x can be evaluated to.
         done |= (rho <= 10 * eps * level) | (phi <= eps * level * norm(x))
-        c, s = _ratio(gamma, rho), _ratio(beta_new, rho)
-        direction = scale(_ratio(one, rho), add(add(v, d, -delta2), d_old, -epsilon))
+        c, s = ratio(gamma, rho), ratio(beta_new, rho)
+        direction = scale(ratio(one, rho), add(add(v, d, -delta2), d_old, -epsilon))
         x = where(done, x, add(x, direction, c * phi))
         phi = jnp.where(done, phi, s * phi)
-        v, v_old = scale(_ratio(one, beta_new), p), v
-        return x, v_old, v, d, direction, beta_new, c, s, delta_new, epsilon_new, phi, square, k + 1, done
+        v, v_old = scale(ratio(one, beta_new), p), v
+        fault = jnp.where(skew & (k < _EARLY), _ASYMMETRIC, _NONE)
+        return x, v_old, v, d, direction, beta_new, c, s, delta_new, epsilon_new, phi, square, k + 1, done, fault
 
     nothing = zeros_like(r)
-    start = (x, nothing, scale(_ratio(one, n), r), nothing, nothing, zero, -one, zero, zero, zero, n, zero, jnp.int32(0), jnp.bool_(False))
-    x, *_, k, _ = jax.lax.while_loop(unfinished, step, start)
-    return x, k, jnp.bool_(False)
+    first = scale(ratio(one, n), r)
+    start = (x, nothing, first, nothing, nothing, zero, -one, zero, zero, zero, n, zero, jnp.int32(0), jnp.bool_(False), _NONE)
+    x, *_, k, _, fault = jax.lax.while_loop(unfinished, step, start)
+    return x, k, fault
 
 
 def _gmres(plan, apply, precondition, x, r, n, target, tolerance, budget):
     m = plan.restart
     inner = plan.product
-    first = scale(_ratio(jnp.ones_like(n), n), r)
+    first = scale(ratio(jnp.ones_like(n), n), r)
     basis = jax.tree.map(lambda v: jnp.zeros((m + 1, *v.shape), v.dtype).at[0].set(v), first)
     kind = jax.eval_shape(inner, r, r).dtype
     eps = jnp.finfo(n.dtype).eps
@@ -350,9 +358,9 @@ def _gmres(plan, apply, precondition, x, r, n, target, tolerance, budget):
         length = norm(w)
         done = length <= 10 * eps * before
         length = jnp.where(done, 0, length)
-        basis = jax.tree.map(lambda q, v: q.at[j + 1].set(_ratio(v, length.astype(v.dtype))), basis, w)
+        basis = jax.tree.map(lambda q, v: q.at[j + 1].set(ratio(v, length.astype(v.dtype))), basis, w)
         # left spans the left null space of the Hessenberg matrix: ‖r‖ = ‖r₀‖ / ‖left‖ for left₀ = 1 (Ayachour 2003)
-        left = left.at[j + 1].set(_ratio(-jnp.sum(left * jnp.conj(h)), length.astype(kind)))
+        left = left.at[j + 1].set(ratio(-jnp.sum(left * jnp.conj(h)), length.astype(kind)))
         hessenberg = hessenberg.at[:, j].set(h.at[j + 1].set(length.astype(kind)))
         return basis, hessenberg, left, n / norm(left), j + 1, done
 
@@ -360,7 +368,7 @@ def _gmres(plan, apply, precondition, x, r, n, target, tolerance, budget):
     basis, hessenberg, _, _, j, _ = jax.lax.while_loop(unfinished, step, start)
     # The columns not reached are zero and get coefficient zero, as the shortest solution has it.
     y = jnp.linalg.lstsq(hessenberg, jnp.zeros(m + 1, kind).at[0].set(n.astype(kind)))[0]
-    return add(x, precondition(_combine(y, jax.tree.map(lambda q: q[:m], basis)))), j, jnp.bool_(False)
+    return add(x, precondition(_combine(y, jax.tree.map(lambda q: q[:m], basis)))), j, _NONE
 
 
 def _combine(weights, basis):
@@ -379,57 +387,18 @@ def _bicgstab(plan, apply, precondition, x, r, n, target, tolerance, budget):
         x, r, p, rho, _, k, _ = state
         direction = precondition(p)
         v = apply(direction)
-        alpha = _ratio(rho, inner(shadow, v))
+        alpha = ratio(rho, inner(shadow, v))
         half = add(r, v, -alpha)
         correction = precondition(half)
         t = apply(correction)
-        omega = _ratio(inner(t, half), real_dot(t, t).astype(rho.dtype))
+        omega = ratio(inner(t, half), real_dot(t, t).astype(rho.dtype))
         x = add(add(x, direction, alpha), correction, omega)
         r = add(half, t, -omega)
         n, previous, rho = norm(r), rho, inner(shadow, r)
         broken = (jnp.abs(rho) <= eps * n * norm(shadow)) | (alpha == 0) | (omega == 0)
-        beta = _ratio(rho, previous) * _ratio(alpha, omega)
+        beta = ratio(rho, previous) * ratio(alpha, omega)
         return x, r, add(r, add(p, v, -omega), beta), rho, n, k + 1, broken
 
     start = (x, r, r, inner(shadow, r), n, jnp.int32(0), jnp.bool_(False))
     x, *_, k, _ = jax.lax.while_loop(unfinished, step, start)
-    return x, k, jnp.bool_(False)
-
-
-def _lsqr(apply, adjoint, b, damping, tolerance, max_steps):
-    def normalized(v):
-        n = norm(v)
-        return scale(_ratio(jnp.ones_like(n), n), v), n
-
-    u, beta = normalized(b)
-    v, alpha = normalized(adjoint(u))
-    kind = alpha.dtype
-    damping = jnp.asarray(damping, kind)
-    target = tolerance * beta
-
-    def unfinished(state):
-        *_, square, rnorm, anorm, k = state
-        return (rnorm > target) & (anorm > tolerance * jnp.sqrt(square) * rnorm) & (k < max_steps)
-
-    def step(state):
-        x, u, v, w, alpha, rhobar, phibar, damped, square, _, _, k = state
-        u, beta = normalized(add(apply(v), u, -alpha))
-        square = square + alpha**2 + beta**2 + damping**2
-        v, alpha = normalized(add(adjoint(u), v, -beta))
-        rho1 = jnp.hypot(rhobar, damping)
-        damped, phibar = damped + (damping / rho1 * phibar) ** 2, rhobar / rho1 * phibar
-        rho = jnp.hypot(rho1, beta)
-        c, s = rho1 / rho, beta / rho
-        phi, phibar = c * phibar, s * phibar
-        x, w = add(x, w, phi / rho), add(v, w, -s * alpha / rho)
-        rnorm = jnp.sqrt(phibar**2 + damped)
-        return x, u, v, w, alpha, -c * alpha, phibar, damped, square, rnorm, alpha * jnp.abs(s * phi), k + 1
-
-    zero = jnp.zeros((), kind)
-    start = (zeros_like(v), u, v, v, alpha, alpha, beta.astype(kind), zero, zero, beta.astype(kind), alpha * beta, jnp.int32(0))
-    x, *_, square, rnorm, anorm, k = jax.lax.while_loop(unfinished, step, start)
-    converged = (rnorm <= target) | (anorm <= tolerance * jnp.sqrt(square) * rnorm)
-    return SolveResult(x, norm(add(b, apply(x), -1)), k, converged, jnp.bool_(False))
-
-
-_lsqr_compiled = jax.jit(_lsqr)
+    return x, k, _NONE

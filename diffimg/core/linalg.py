@@ -17,7 +17,8 @@ from jax.scipy.linalg import solve_triangular
 from jax.tree_util import Partial
 
 from diffimg.core import check
-from diffimg.core.krylov import Map, SolveResult, bicgstab, cg, gmres, lsqr, minres, vector
+from diffimg.core.krylov import Map, SolveResult, bicgstab, cg, gmres, minres, vector
+from diffimg.core.lsqr import lsqr
 from diffimg.core.operator_norm import OperatorNorm, operator_norm
 from diffimg.core.pytree import add, norm, pytree, static
 
@@ -253,7 +254,7 @@ def _data(y, size, dtype, name="y"):
 
 def _dense_result(A, y, x):
     residual = jnp.linalg.norm(y - _mul(A, x))
-    return SolveResult(x, residual, jnp.int32(0), jnp.all(jnp.isfinite(x)), jnp.bool_(False))
+    return SolveResult(x, residual, jnp.int32(0), jnp.all(jnp.isfinite(x)), jnp.bool_(False), jnp.bool_(False))
 
 
 def _mul(a, b):

@@ -87,9 +87,11 @@ def _repr(self):
 
 
 def summary(value: Any) -> str:
-    """A short text for a field: arrays as dtype[shape], everything else as its repr."""
+    """A short text for a field: arrays as dtype[shape], dicts (of a network's numbers) by their size, everything else as its repr."""
     if isinstance(value, (jax.Array, np.ndarray)) and np.ndim(value) > 0:
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, dict) and value:
+        return f"{{{', '.join(map(str, value))}: {sum(np.size(v) for v in jax.tree.leaves(value)):,} numbers}}"
     return repr(value)
 
 

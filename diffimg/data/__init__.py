@@ -6,6 +6,7 @@ from diffimg.data.dicom_mr import mr_parameters
 from diffimg.data.dicom_write import write_dicom
 from diffimg.data.ellipsoids import Ellipsoids, defrise, random_ellipsoids, shepp_logan_3d
 from diffimg.data.fastmri import read_fastmri, write_fastmri
+from diffimg.data.folder_slices import FolderSlices, folder_slices, split_folder
 from diffimg.data.folders import FastMRIFolder, bsd68, fastmri_folder, read_folder
 from diffimg.data.grid import Grid
 from diffimg.data.io import read, write
@@ -28,6 +29,7 @@ __all__ = [
     "Ellipses",
     "Ellipsoids",
     "FastMRIFolder",
+    "FolderSlices",
     "Grid",
     "KSpace",
     "LoDoPaB",
@@ -40,6 +42,7 @@ __all__ = [
     "dicom_series",
     "draw",
     "fastmri_folder",
+    "folder_slices",
     "material_phantom",
     "mr_parameters",
     "names",
@@ -62,6 +65,7 @@ __all__ = [
     "shepp_logan_3d",
     "shepp_logan_image",
     "slice_for_ct",
+    "split_folder",
     "write",
     "write_dicom",
     "write_fastmri",

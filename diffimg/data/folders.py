@@ -55,7 +55,7 @@ def read_folder(path: PathLike, pattern: str | None = None, shape: Sequence[int]
         wanted = f"files {pattern!r}" if pattern else f"images ({' '.join(SUFFIXES)}, or DICOM without a suffix)"
         below = any(f.is_dir() for f in folder.iterdir())
         remedy = "Its subfolders are not read: name one of them." if below else "Check the path."
-        check.fail("path", f"a folder with {wanted}", f"{folder.name}, which has none", remedy)
+        check.fail("path", f"a folder with {wanted}", f"{path}, which has none", remedy)
     pairs = tuple((group[0].name, _shaped(group[0].name, _read(group), shape)) for group in _series(files))
     if not stack:
         return pairs
@@ -156,7 +156,7 @@ def _folder(path: PathLike) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         kind = "a file" if folder.is_file() else "which is none"
-        check.fail("path", "an existing folder", f"{folder.name}, {kind}", "Check the path.")
+        check.fail("path", "an existing folder", f"{path}, {kind}", "Check the path.")
     return folder
 
 

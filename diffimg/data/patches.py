@@ -17,7 +17,7 @@ def patches(images: Sequence[Any], size: int, stride: int | None = None) -> np.n
     """All ``size`` × ``size`` patches of the images whose corners lie on a grid of ``stride`` pixels.
 
     Args:
-        images: ``[y, x]`` each, real, of any sizes of at least ``size``; arrays or :class:`Sample` records.
+        images: ``[y, x]`` each, real, of any sizes of at least ``size``; arrays, :class:`Sample` records or the pairs of ``read_folder``.
         size: side of a patch. stride: from one to the next; None: ``size``, so that they do not overlap.
 
     Returns:
@@ -117,6 +117,8 @@ def _images(images) -> list[np.ndarray]:
     arrays = []
     for k, member in enumerate(members):
         name = f"images[{k}]"
+        if isinstance(member, tuple) and len(member) == 2 and isinstance(member[0], str):  # of read_folder
+            member = member[1]
         image = np.asarray(check.array(name, member.image if isinstance(member, Sample) else member))
         check.ndim(name, image, 2, "[y, x]", "Hand over a list of grey images; take volumes slice by slice.")
         check.real(name, image, "Take magnitudes, or patches of real and imaginary part.")

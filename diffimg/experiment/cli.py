@@ -246,6 +246,9 @@ def _execute(config, recipe, folder: Path, overwrite: bool, device: Device | Non
             execute(recipe, run, chosen)
         except KeyboardInterrupt:
             typer.echo(f"Interrupted; {folder}{os.sep} holds what was finished.", err=True)
+            if (folder / "trainings").is_dir():
+                again = f"diffimg run {folder} --set cache.folder={folder / 'trainings'}"
+                typer.echo(f"Its trainings go on from their last checkpoints by: {again}", err=True)
             raise
     return run.metrics
 

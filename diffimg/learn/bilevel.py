@@ -15,7 +15,11 @@ from diffimg.solve import FISTA, GradientRule, Implicit, Problem, Solver, Status
 
 
 def _mean_square(x, batch):
+    if not isinstance(batch, dict) or "truth" not in batch:
+        got = f"a dict with {', '.join(map(repr, batch))}" if isinstance(batch, dict) else type(batch).__name__
+        check.fail("batch", 'a dict with "truth", for the default outer', got, "Or pass outer=.")
     truth = batch["truth"]
+    check.shape('batch["truth"]', truth, jnp.shape(x), remedy="The solution has that shape.")
     error = x - truth
     return jnp.mean((error * jnp.conj(error)).real)
 
@@ -31,8 +35,9 @@ class Bilevel:
         solver, steps, tolerance, gradient: as in ``solve.run``. For smooth lower problems ``Implicit("cg")`` is the cheapest exact rule
             where they are convex, "minres" where not; with a proximable term take "gmres" or "bicgstab".
 
+    A weight must stay ≥ 0: learn its logarithm, ``lower`` taking exp of it.
     The log shows how many iterations the lower problem took, its last relative change and whether it converged: implicit gradients are
-    right only where it did. ``hypergradient`` reports the adjoint system's residual as well.
+    right only where it did. With ``Implicit`` it also shows ``adjoint_residual``, how well the linear system of the gradient was solved.
     """
 
     lower: Callable[[Any, Any], tuple[Problem, Any]]
@@ -46,6 +51,8 @@ class Bilevel:
         for name in ("lower", "outer"):
             if not callable(getattr(self, name)):
                 check.fail(name, "a function", check.describe(getattr(self, name)))
+        if not isinstance(self.solver, Solver):
+            check.fail("solver", "a Solver such as FISTA()", repr(self.solver))
         if not isinstance(self.gradient, GradientRule):
             check.fail("gradient", "a gradient rule", repr(self.gradient), "Unroll(), Checkpoint(), Truncated(last), Implicit() …")
 
@@ -60,14 +67,20 @@ class Bilevel:
     def hypergradient(self, params: Any, batch: Any) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
         """(loss, its gradient, report); the report has ``adjoint_residual``, that of the linear system, where the rule is ``Implicit``."""
 
-        def value(params, probe):
-            rule = replace(self.gradient, probe=probe) if isinstance(self.gradient, Implicit) else self.gradient
-            return self._evaluate(params, batch, rule)
-
-        (loss, report), (gradient, residual) = jax.value_and_grad(value, (0, 1), has_aux=True)(params, jnp.zeros(()))
+        value = jax.value_and_grad(lambda params, probe: self._probed(params, batch, None, probe), (0, 1), has_aux=True)
+        (loss, report), (gradient, residual) = value(params, jnp.zeros(()))
         if isinstance(self.gradient, Implicit):
             report["adjoint_residual"] = residual
         return loss, gradient, report
+
+    @property
+    def probed(self) -> Callable[..., Any] | None:
+        """``loss(params, batch, key, probe)`` for ``learn.train``, which logs the slope in the probe: the adjoint system's residual."""
+        return self._probed if isinstance(self.gradient, Implicit) else None
+
+    def _probed(self, params, batch, key, probe):
+        rule = replace(self.gradient, probe=probe) if isinstance(self.gradient, Implicit) else self.gradient
+        return self._evaluate(params, batch, rule)
 
     def _lower(self, params, batch):
         pair = self.lower(params, batch)

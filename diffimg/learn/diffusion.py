@@ -19,8 +19,8 @@ GUIDANCES = ("dps", "pigdm", "proximal")
 
 
 def diffusion_sample(
-    denoise: Callable[[Any, Any], Any], shape: tuple[int, ...], sigmas: Any, key: Any, *, dtype: str = "float32",
-    operator: Operator | None = None, y: Any = None, noise_level: Any = None, guidance: str = "dps", strength: Any = 1.0,
+    denoise: Callable[[Any, Any], Any], shape: tuple[int, ...], sigmas: Any, key: Any, *, dtype: str | None = None,
+    operator: Operator | None = None, y: Any = None, noise_level: Any = None, guidance: str = "proximal", strength: Any = 1.0,
     prior_variance: Any = 1.0, max_steps: int = 30,
 ) -> jax.Array:  # fmt: skip
     """Ancestral sampling of the variance-exploding diffusion x_σ = x + σn, from the largest level to the denoised image of the last.
@@ -28,24 +28,33 @@ def diffusion_sample(
     x_{k+1} = D + (σ_{k+1}²/σ_k²)(x_k − D) + σ_{k+1}√(1 − σ_{k+1}²/σ_k²) n with D = denoise(x_k, σ_k) ≈ E[x | x_k] (Tweedie).
     With data, D moves; along a gradient by autodiff through the denoiser, or without one:
 
+    - "proximal", which fits any linear A: to argmin_x ‖y − A x‖²/(2 noise²) + ‖x − D‖²/(2r²) with r² = v σ²/(v + σ²) (Zhu et al.,
+      "DiffPIR"), v the ``prior_variance`` of the images (of complex ones in each part): in closed form or by conjugate gradients. Exact
+      for a Gaussian prior v·I; the denoiser is not differentiated.
     - "dps": strength · ∇_x ‖y − A D‖ (after Chung et al., who move x_{k+1} and not D: here the step is 1 − σ_{k+1}²/σ_k² of theirs and
       does not grow with the number of levels). Its length is a matter of tuning and knows no noise: on a Gaussian the samples crowd
-      around A x = y instead of spreading as the posterior does.
-    - "pigdm": σ_k² ∇_x of −½‖y − A D‖²/(noise² + r²) with r² = v σ²/(v + σ²) (Song et al.), v the ``prior_variance`` of the images (of
-      complex ones in each part), for an A whose rows are orthonormal: scale A and y first. Exact for a Gaussian prior v·I.
-    - "proximal": to argmin_x ‖y − A x‖²/(2 noise²) + ‖x − D‖²/(2r²), r as before, for any linear A (Zhu et al., "DiffPIR"): in closed
-      form or by conjugate gradients. Exact for a Gaussian prior v·I; the denoiser is not differentiated.
+      around A x = y instead of spreading as the posterior does; for a Radon transform no single strength was found that does well.
+    - "pigdm": σ_k² ∇_x of −½‖y − A D‖²/(noise² + r²) (Song et al.), only for an A whose rows are orthonormal (lines of an FFT, missing
+      pixels). Exact for a Gaussian prior v·I.
 
     Args:
-        denoise: ``denoise(x, sigma)`` for ``[n, ...]`` images. shape: of the samples, ``[n, ...]``.
+        denoise: ``denoise(x, sigma)`` for ``[n, ...]`` images. shape: of the samples, ``[n, ...]``. dtype: theirs; None: that of the
+            operator's domain, float32 without one.
         sigmas: decreasing levels; the first much larger than the images, the last small. operator, y, noise_level: data y = A x + noise,
-            y ``[n, ...]`` or for all samples. strength: of "dps". prior_variance: v of "pigdm" and "proximal".
+            y ``[n, ...]`` or for all samples; the noise is needed for all but "dps". strength: of "dps", ≥ 0.
+        prior_variance: v of "pigdm" and "proximal".
         max_steps: of the conjugate gradients of "proximal".
 
     H. Chung et al., ICLR 2023; J. Song et al., ICLR 2023; Y. Zhu et al., CVPR Workshops 2023; Y. Song et al., ICLR 2021 (variance
     exploding).
     """
+    if not callable(denoise):
+        remedy = "E.g. lambda x, s: model.denoiser()(model.params, x, s)."
+        check.fail("denoise", "a function of (x, sigma)", check.describe(denoise), remedy)
+    if dtype is None:
+        dtype = "float32" if operator is None else jax.tree.leaves(operator.domain)[0].dtype.name
     sigmas = jnp.asarray(check.array("sigmas", sigmas), jnp.finfo(dtype).dtype)
+    check.minimum("strength", strength, 0)
     check.ndim("sigmas", sigmas, 1, "[level]")
     check.one_of("guidance", guidance, GUIDANCES)
     if check.is_concrete(sigmas):
@@ -59,6 +68,9 @@ def diffusion_sample(
             check.fail("noise_level", f"the standard deviation of the data's noise, for {guidance}", "None")
         positive("noise_level", noise_level)
         positive("prior_variance", prior_variance)
+    if operator is not None and y is not None:
+        _admit_shapes(operator, jnp.shape(y), shape)
+        check.finite("y", y)
     start_key, loop_key = jax.random.split(key)
     data = None if operator is None else (operator.prepare(), jnp.asarray(y))
 
@@ -95,4 +107,16 @@ def diffusion_sample(
     x = sigmas[0] * standard_normal(start_key, shape, dtype)
     keys = jax.random.split(loop_key, sigmas.shape[0] - 1)
     x, _ = jax.lax.scan(step, x, (sigmas[:-1], sigmas[1:], keys))
-    return denoise(x, sigmas[-1])  # a last gradient of "dps" has length 1 however small the misfit: it would leave the data again
+    x = denoise(x, sigmas[-1])  # a last gradient of "dps" has length 1 however small the misfit: it would leave the data again
+    if check.is_concrete(x) and not np.all(np.isfinite(np.asarray(x))):
+        remedy = 'Stay within the levels the denoiser was trained for; with data, guidance="proximal" bears an A of any norm.'
+        check.fail("sigmas", "levels for which the samples stay finite", f"{float(sigmas[0]):g} … {float(sigmas[-1]):g}", remedy)
+    return x
+
+
+def _admit_shapes(operator, y, samples):
+    space, data = (tuple(jax.tree.leaves(d)[0].shape) for d in (operator.domain, operator.codomain))
+    if len(samples) != len(space) + 1 or tuple(samples[1:]) != space:
+        check.fail("shape", f"[n, {', '.join(map(str, space))}], of n samples", str(tuple(samples)), "One sample: n = 1.")
+    if y not in (data, (samples[0], *data), (1, *data)):
+        check.fail("y", f"shape {data} (for all samples) or [{samples[0]}, *{data}]", str(y))

@@ -48,14 +48,15 @@ class Pretrained:
     def denoiser(self) -> Callable[..., Any]:
         """``denoise(params, x, sigma)`` of a denoiser or a score model: the score at σ is (D(x, σ) − x)/σ².
 
-        One of real images is applied to the real and the imaginary part of complex ones.
+        One of real images is applied to the real and the imaginary part of complex ones. σ is in units of the image; levels that it was
+        not trained for are refused, and give NaN inside ``jit``.
         """
         model = self.about["model"]
         if model["kind"] not in ("drunet", "score"):
             check.fail("denoiser", "a denoiser or a score model", f"{self.name!r}, {model['kind']}", "Look at its card.")
         channels = model.get("channels", 1)
         apply = nn.structure(nn.DRUNet, channels, model["widths"], model["blocks"])
-        return nn.preconditioned(nn.on_images(apply, separately=channels == 1), model["sigma_data"])
+        return nn.preconditioned(nn.on_images(apply, separately=channels == 1), model["sigma_data"], tuple(model["sigma_range"]))
 
     def network(self) -> Callable[..., Any]:
         """``network(params, y, operator, x0)`` of an unrolled reconstruction."""
@@ -65,9 +66,10 @@ class Pretrained:
         return nn.structure(UNROLLED[model["network"]], model["iterations"], complex_values=model["complex_values"])
 
 
-def pretrained_names() -> tuple[str, ...]:
-    """The names that ``pretrained`` knows."""
-    return tuple(sorted(p.stem for p in FOLDER.glob("*.npz")))
+def pretrained_names(kind: str | None = None) -> tuple[str, ...]:
+    """The names that ``pretrained`` knows; of one kind: "ridge", "drunet" (denoisers), "score" or "unrolled"."""
+    names = tuple(sorted(p.stem for p in FOLDER.glob("*.npz")))
+    return names if kind is None else tuple(n for n in names if load_weights(FOLDER / f"{n}.npz")[1]["model"]["kind"] == kind)
 
 
 def pretrained(name: str) -> Pretrained:

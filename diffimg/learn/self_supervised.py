@@ -28,6 +28,7 @@ def noise2noise(network: Network) -> Loss:
 
     def loss(params, batch, key=None):
         first, second = _pair(batch, "(one noisy image, another one)")
+        check.shape("batch[1]", second, jnp.shape(first), remedy="Two images of the same objects.")
         return _mean_square(network(params, first) - second), {}
 
     return loss

@@ -23,7 +23,7 @@ from diffimg.learn.checkpoints import Checkpoints
 PRECISIONS = ("float32", "bfloat16")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Trained:
     """What ``train`` returns.
 
@@ -45,6 +45,10 @@ class Trained:
     history: list[dict[str, Any]]
     message: str = ""
     carry: Any = None
+
+    def __repr__(self):
+        size = sum(np.size(v) for v in jax.tree.leaves(self.params))
+        return f"Trained({self.status!r}, step {self.step}, {size:,} numbers of step {self.best_step})"
 
     def check(self) -> Trained:
         """Itself, if the loss stayed finite."""
@@ -90,14 +94,24 @@ def train(
         ValueError: arguments out of range, batches that the devices or parts do not divide, a loss that is not a scalar, a folder with
             another architecture.
     """
+    _admit(loss=loss, batch=batch, validate=validate, report=report)
+    _admit_key(key)
     steps, accumulate = check.positive_int("steps", steps), check.positive_int("accumulate", accumulate)
     for name, value in (("validate_every", validate_every), ("checkpoint_every", checkpoint_every), ("log_every", log_every)):
         check.positive_int(name, value)
     check.one_of("precision", precision, PRECISIONS)
     if average is not None and not 0 <= average < 1:
         check.fail("average", "a decay in 0 … 1, e.g. 0.999", repr(average))
-    if patience is not None and validate is None:
-        check.fail("patience", "a validation to wait for", "none", "Pass validate=.")
+    if patience is not None:
+        check.positive_int("patience", patience)
+        if validate is None:
+            check.fail("patience", "a validation to wait for", "none", "Pass validate=.")
+    if clip is not None:
+        check.minimum("clip", clip, 0, strict=True, remedy="None leaves gradients as they are.")
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        check.fail("optimizer", "one of optax", check.describe(optimizer), "E.g. optax.adam(1e-3).")
+    if not jax.tree.leaves(params) or not _are_arrays(params):
+        check.fail("params", "a pytree of arrays", type(params).__name__, "Of a network: apply, params = nn.split(network).")
     chain = [] if clip is None else [optax.clip_by_global_norm(clip)]
     optimizer = optax.chain(*chain, optax.adam(1e-3) if optimizer is None else optimizer)
     params = jax.tree.map(jnp.array, params)
@@ -115,7 +129,7 @@ def train(
     place = _placement(devices, accumulate)
     state = place.state(state)
     log = _Log(folder, report)
-    checkpoints = None if folder is None else Checkpoints(folder, state)
+    checkpoints = None if folder is None else Checkpoints(folder, state, str(np.asarray(jax.random.key_data(key)).tolist()))
     try:
         if checkpoints is not None and checkpoints.step() is not None:
             state = checkpoints.restore()
@@ -127,6 +141,22 @@ def train(
         log.close()
         if checkpoints is not None:
             checkpoints.close()
+
+
+def _admit(**functions):
+    for name, value in functions.items():
+        if not callable(value) and (value is not None or name in ("loss", "batch")):
+            check.fail(name, "a function", check.describe(value))
+
+
+def _admit_key(key):
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == np.uint32 and np.shape(key) == (2,))):
+        check.fail("key", "a key of JAX", check.describe(key), "E.g. jax.random.key(0).")
+
+
+def _are_arrays(params):
+    return all(isinstance(v, (int, float, complex)) or hasattr(v, "dtype") for v in jax.tree.leaves(params))
 
 
 @dataclasses.dataclass
@@ -195,6 +225,9 @@ class _Loop:
         values = values if isinstance(values, dict) else {"loss": values}
         if "loss" not in values:
             check.fail("validate", 'a scalar, or a dict with "loss"', f"a dict with {', '.join(map(repr, values))}")
+        for name, value in values.items():
+            if np.shape(value) != ():
+                check.fail("validate", "scalars", f"{name} of shape {np.shape(value)}", "Take the mean.")
         number, old = float(values["loss"]), state["best"]
         self.log.write({"step": done} | {f"validation_{k}": float(v) for k, v in values.items()})
         better = number < float(old["loss"])
@@ -216,10 +249,13 @@ def _typed(values, like):
 
 
 def _step(loss, optimizer, average, accumulate, precision):
-    def value_and_aux(params, batch, key, carry):
+    probed = getattr(loss, "probed", None)
+
+    def value_and_aux(params, probe, batch, key, carry):
         if precision != "float32":
             params, batch = (_cast(tree, precision) for tree in (params, batch))
-        out = loss(params, batch, key) if carry is None else loss(params, batch, key, carry)
+        more = () if carry is None else (carry,)
+        out = loss(params, batch, key, *more) if probed is None else probed(params, batch, key, probe)
         parts = out if isinstance(out, tuple) else (out, {})
         if len(parts) != (2 if carry is None else 3):
             expected = "a real scalar, or (scalar, dict)" if carry is None else "(scalar, dict, carry)"
@@ -229,10 +265,18 @@ def _step(loss, optimizer, average, accumulate, precision):
             check.fail("loss", "a real scalar, or (scalar, dict)", f"{jnp.result_type(value)}{list(jnp.shape(value))}", "Take the mean.")
         if not isinstance(aux, dict):
             check.fail("loss", "a dict of scalars beside the value", type(aux).__name__)
+        for name, v in aux.items():
+            if jnp.shape(v) != ():
+                got = f"{name} of shape {jnp.shape(v)}"
+                check.fail("loss", "a dict of scalars beside the value", got, "Take means; arrays go into carry.")
         aux = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), aux)
         return value.astype(jnp.float32), (aux, _as_before(rest[0], carry) if rest else None)
 
-    slope = jax.value_and_grad(value_and_aux, has_aux=True)
+    def slope(params, batch, key, carry):
+        """A loss with ``probed(params, batch, key, probe)`` tells how well its gradient was solved for, as the slope in the probe."""
+        both = jax.value_and_grad(value_and_aux, (0, 1), has_aux=True)
+        (value, (aux, carry)), (gradient, residual) = both(params, jnp.zeros(()), batch, key, carry)
+        return (value, (aux if probed is None else aux | {"adjoint_residual": residual}, carry)), gradient
 
     def averaged(params, batch, key, carry):
         if accumulate == 1:
@@ -259,6 +303,7 @@ def _step(loss, optimizer, average, accumulate, precision):
     def step(state, batch, key):
         value, aux, gradient, carry = averaged(state["params"], batch, key, state.get("carry"))
         finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient)) & (state["failed"] < 0)
+        gradient = jax.tree.map(jnp.conj, gradient)  # the direction of ascent: JAX gives its conjugate where parameters are complex
         change, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], change)
         new = state | {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}
@@ -348,6 +393,8 @@ class _Log:
         self.lines, self._report, self._file = [], report if first else None, None
         self._path = None if folder is None or not first else pathlib.Path(folder) / "log.jsonl"
         if self._path is not None:
+            if self._path.parent.exists() and not self._path.parent.is_dir():
+                check.fail("folder", "a folder", f"{self._path.parent}, which is a file")
             self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def forget_after(self, step):

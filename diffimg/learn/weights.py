@@ -23,6 +23,8 @@ def save_weights(path: str | os.PathLike[str], params: Any, about: dict[str, Any
         about: what they belong to, JSON. dtype: of the file; "float16" halves it.
     """
     check.one_of("dtype", dtype, ("float32", "float16"))
+    if not isinstance(about, dict):
+        check.fail("about", "a dict", check.describe(about))
     with np.errstate(over="ignore"):
         arrays = {name: np.asarray(value).astype(dtype) for name, value in _flat(params).items()}
     for name, value in arrays.items():
@@ -30,6 +32,8 @@ def save_weights(path: str | os.PathLike[str], params: Any, about: dict[str, Any
             check.fail("params", f"finite numbers that fit into {dtype}", f"others in {name}")
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
     path = Path(path)
+    if not path.parent.is_dir():
+        check.fail("path", "a file in an existing folder", str(path), "Make the folder first.")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -47,7 +51,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        check.fail("path", "an existing file of weights", str(path.name), "Check the path.")
+        check.fail("path", "an existing file of weights", str(path), "Check the path.")
     try:
         with np.load(path, allow_pickle=False) as source:
             about = json.loads(bytes(source[_ABOUT]).decode())

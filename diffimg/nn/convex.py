@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffimg.core import check
-from diffimg.nn.layers import Convolution, DownConvolution, admit
+from diffimg.nn.layers import Convolution, DownConvolution, admit, sizes
 
 
 class InputConvexNetwork(nnx.Module):
@@ -54,9 +54,7 @@ class Critic(nnx.Module):
     """
 
     def __init__(self, channels: int = 1, widths: Sequence[int] = (16, 32, 64), *, ndim: int = 2, rngs: nnx.Rngs):
-        widths = [check.positive_int("widths", w) for w in widths]
-        if not widths:
-            check.fail("widths", "at least one scale", "none")
+        widths = sizes("widths", widths)
         self.channels, self.ndim = check.positive_int("channels", channels), check.positive_int("ndim", ndim)
         options = {"ndim": ndim, "rngs": rngs}
         self.first = Convolution(channels, widths[0], **options)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffimg.core import check
-from diffimg.nn.layers import Convolution, DownConvolution, UpConvolution, admit, padded
+from diffimg.nn.layers import Convolution, DownConvolution, UpConvolution, admit, padded, sizes
 
 
 class DRUNet(nnx.Module):
@@ -28,9 +28,7 @@ class DRUNet(nnx.Module):
     """
 
     def __init__(self, channels: int = 1, widths: Sequence[int] = (64, 128, 256, 512), blocks: int = 4, *, ndim: int = 2, rngs: nnx.Rngs):
-        widths = [check.positive_int("widths", w) for w in widths]
-        if not widths:
-            check.fail("widths", "at least one scale", "none")
+        widths = sizes("widths", widths)
         check.positive_int("blocks", blocks)
         self.channels, self.ndim = check.positive_int("channels", channels), ndim
         options = {"ndim": ndim, "bias": False, "rngs": rngs}

@@ -16,7 +16,10 @@ from diffimg.core import check
 class Apply:
     """``apply(params, *inputs)``: the network without its numbers; hashable, so that it may be a static argument of ``jit``."""
 
-    graph: Any
+    graph: Any = dataclasses.field(repr=False)
+
+    def __repr__(self):
+        return f"Apply({self.graph.nodes[0].type.__name__})"
 
     def __call__(self, params: Any, *inputs: Any, **options: Any) -> Any:
         return nnx.merge(self.graph, nnx.State(params))(*inputs, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -24,6 +25,9 @@ class Convolution(nnx.Module):
     def __init__(self, inputs: int, outputs: int, size: int = 3, *, ndim: int = 2, bias: bool = True, gain: float = 2.0, rngs: nnx.Rngs):
         for name, value in (("inputs", inputs), ("outputs", outputs), ("size", size), ("ndim", ndim)):
             check.positive_int(name, value)
+        if ndim > 3:
+            check.fail("ndim", "1 to 3 axes of space", str(ndim))
+        admit_rngs(rngs)
         shape = (*(size,) * ndim, inputs, outputs)
         deviation = math.sqrt(gain / (inputs * size**ndim))
         self.kernel = nnx.Param(deviation * jax.random.normal(rngs.params(), shape))
@@ -67,10 +71,27 @@ def padded(x: Any, step: int, ndim: int) -> jax.Array:
     return jnp.pad(x, ((0, 0),) * (x.ndim - ndim - 1) + tuple((0, f) for f in fill) + ((0, 0),), mode="edge")
 
 
+def admit_rngs(rngs: Any) -> None:
+    """Random numbers of flax."""
+    if not isinstance(rngs, nnx.Rngs):
+        check.fail("rngs", "nn.Rngs(seed)", check.describe(rngs))
+
+
+def sizes(name: str, values: Any) -> list[int]:
+    """Channels of each scale, from fine to coarse: at least one."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        check.fail(name, "the channels of each scale, e.g. (16, 32)", check.describe(values))
+    found = [check.positive_int(name, v) for v in values]
+    if not found:
+        check.fail(name, "at least one scale", "none")
+    return found
+
+
 def admit(x: Any, channels: int, ndim: int) -> jax.Array:
     """``[..., *space, channels]``, or a clear error."""
     x = jnp.asarray(x)
     if x.ndim <= ndim or x.shape[-1] != channels:
         expected = f"[..., *space, {channels} channels] of {ndim} axes of space"
         check.fail("x", expected, f"shape {x.shape}", "Channels come last: x[..., None].")
+    check.real("x", x, "nn.on_images(apply) takes complex images as two channels, or part by part.")
     return x

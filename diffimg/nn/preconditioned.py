@@ -18,23 +18,29 @@ class Preconditioned:
 
     network: Callable[..., Any]
     sigma_data: float
+    sigma_range: tuple[float, float] | None = None
 
     def __call__(self, params: Any, x: Any, sigma: Any) -> jax.Array:
         x = jnp.asarray(x)
+        low, high = self.sigma_range or (0.0, float("inf"))
+        check.noise_level("sigma", sigma, (max(low, 1e-9), high))
         sigma = jnp.asarray(sigma, jnp.finfo(x.dtype).dtype)
+        if self.sigma_range is not None:
+            sigma = jnp.where((sigma >= low * (1 - 1e-4)) & (sigma <= high * (1 + 1e-4)), sigma, jnp.nan)
         each = sigma.reshape(*sigma.shape, *(1,) * (x.ndim - sigma.ndim)) if sigma.ndim else sigma
         total = jnp.sqrt(each**2 + self.sigma_data**2)
         out = self.network(params, x / total, jnp.log(sigma) / 4)
         return (self.sigma_data / total) ** 2 * x + each * self.sigma_data / total * out
 
 
-def preconditioned(network: Callable[..., Any], sigma_data: float) -> Preconditioned:
+def preconditioned(network: Callable[..., Any], sigma_data: float, sigma_range: tuple[float, float] | None = None) -> Preconditioned:
     """A denoiser of a network F(params, x, level), e.g. ``on_images`` of a ``DRUNet``, for noise far below and far above the images.
 
     Where there is little noise the image passes, where there is much the network makes it; F sees and returns numbers of size one.
 
     Args:
         network: pure and hashable. sigma_data: standard deviation of the images, in their units (of complex ones, of each part).
+        sigma_range: (lowest, highest) level it was trained for; others are refused where known, and give NaN inside ``jit``.
 
     ``sigma``: > 0, a scalar or ``[n]``, one an image.
 
@@ -43,4 +49,4 @@ def preconditioned(network: Callable[..., Any], sigma_data: float) -> Preconditi
     if not callable(network):
         check.fail("network", "a pure function (params, x, level)", check.describe(network), "E.g. nn.on_images(apply) of a DRUNet.")
     check.minimum("sigma_data", sigma_data, 0.0, strict=True)
-    return Preconditioned(network, float(sigma_data))
+    return Preconditioned(network, float(sigma_data), None if sigma_range is None else (float(sigma_range[0]), float(sigma_range[1])))

@@ -12,7 +12,7 @@ from flax import nnx
 
 from diffimg.core import check
 from diffimg.nn.convolution import max_pool
-from diffimg.nn.layers import ACTIVATIONS, Convolution, UpConvolution, admit, padded
+from diffimg.nn.layers import ACTIVATIONS, Convolution, UpConvolution, admit, padded, sizes
 
 
 class UNet(nnx.Module):
@@ -38,17 +38,15 @@ class UNet(nnx.Module):
         activation: str = "relu", residual: bool = False, rngs: nnx.Rngs,
     ):  # fmt: skip
         check.one_of("activation", activation, ACTIVATIONS)
-        channels = [check.positive_int("channels", c) for c in channels]
-        if not channels:
-            check.fail("channels", "at least one scale", "none")
+        channels = sizes("channels", channels)
         if residual and inputs != outputs:
             check.fail("residual", "as many inputs as outputs", f"{inputs} and {outputs}")
         self.ndim, self.inputs, self.residual, self.activation = ndim, inputs, bool(residual), activation
         check.positive_int("convolutions", convolutions)
 
         def block(first, last):
-            sizes = [first, *[last] * convolutions]
-            return nnx.List([Convolution(a, b, ndim=ndim, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+            widths = [first, *[last] * convolutions]
+            return nnx.List([Convolution(a, b, ndim=ndim, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
         self.down = nnx.List([block(a, b) for a, b in itertools.pairwise([inputs, *channels])])
         pairs = list(itertools.pairwise(channels[::-1]))

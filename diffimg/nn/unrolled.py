@@ -55,6 +55,11 @@ class _Unrolled(nnx.Module):
             remedy = f"Build the network with complex_values={not self.complex_values}."
             check.fail("operator", f"one for {kind} images", str(domain.dtype), remedy)
         back = operator.H(y)
+        if check.is_concrete(back):
+            ratio = float(jnp.linalg.norm(jnp.ravel(back)) / jnp.maximum(jnp.linalg.norm(jnp.ravel(jnp.asarray(y))), 1e-30))
+            if ratio > 3:  # a lower bound of the norm
+                remedy = "Scale both: A = (1 / A.norm()) * A, and the data likewise."
+                check.fail("operator", "one of norm about 1", f"one of norm ≥ {ratio:.3g}", remedy)
         x = back if x0 is None else jnp.asarray(x0)
         check.trailing_shape("x0", x, domain.shape)
         return x, back
@@ -68,6 +73,8 @@ class _Unrolled(nnx.Module):
 
 class LearnedPGM(_Unrolled):
     """Learned proximal gradients: x ← P_k(x − τ_k Aᴴ(Ax − y)), P_k = identity + CNN, steps τ_k learned.
+
+    ``network(y, A, x0)`` with y ``[..., *data]``, A of norm about 1 and y scaled likewise, x0 by default Aᴴy → ``[..., y, x]``.
 
     Args:
         iterations: K. complex_values: of the images. width, depth: of the CNNs. shared: one CNN for all iterations.
@@ -95,6 +102,8 @@ class VariationalNetwork(_Unrolled):
     """x ← x − Σ_i K_iᴴ φ_i(K_i x) − τ_k Aᴴ(Ax − y): gradient steps on a field of experts whose filters and activations are learned.
 
     φ_i are piecewise linear between ``knots`` points; complex images have a filter for the real and one for the imaginary part.
+
+    ``network(y, A, x0)`` with y ``[..., *data]``, A of norm about 1 and y scaled likewise, x0 by default Aᴴy → ``[..., y, x]``.
 
     Args:
         iterations, complex_values: as above. filters: how many in every iteration. size: of the filters. knots: of the activations.
@@ -156,6 +165,8 @@ class MoDL(_Unrolled):
 
     The inner problem is solved by conjugate gradients to ``tolerance``; derivatives are implicit, with the same solver.
 
+    ``network(y, A, x0)`` with y ``[..., *data]``, A of norm about 1 and y scaled likewise, x0 by default Aᴴy → ``[..., y, x]``.
+
     Args:
         iterations, complex_values, width, depth: as above. weight: λ to start from. cg_steps: at most.
 
@@ -188,6 +199,8 @@ class LearnedPrimalDual(_Unrolled):
     """Primal-dual iterations whose proximal maps are CNNs, on data and on image, with memory on both sides.
 
     h ← h + CNN(h, A f₂, y), f ← f + CNN(f, Aᴴ h₁); the answer is f₁.
+
+    ``network(y, A, x0)`` with y ``[..., *data]``, A of norm about 1 and y scaled likewise, x0 by default Aᴴy → ``[..., y, x]``.
 
     Args:
         iterations, complex_values, width, depth: as above; data are complex where the operator's codomain is.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from diffimg.core import check
@@ -34,11 +35,12 @@ class EndToEndVarNet(nnx.Module):
         self.networks = nnx.List([_Refinement(channels, rngs) for _ in range(cascades)])
         self.steps = nnx.Param(jnp.ones(cascades))
 
-    def __call__(self, kspace: Any, mask: Any, centre: int, combine: str = "rss") -> jax.Array:
+    def __call__(self, kspace: Any, mask: Any, centre: int, combine: str = "rss", axis: int = -2) -> jax.Array:
         """
         Args:
             kspace: ``[..., coil, ky, kx]`` complex, zero where not measured. mask: ``[ky, kx]``, or with leading axes like kspace's.
-            centre: lines (of ky) around the middle that are fully sampled; static.
+            centre: lines around the middle that are fully sampled; static. axis: along which lines are missing: −2 for ky, −1 for kx (the
+                files of fastMRI).
             combine: "rss", the root sum of squares of the coil images (real), or "coils", Σ S* x (complex).
 
         Returns:
@@ -49,15 +51,20 @@ class EndToEndVarNet(nnx.Module):
         if kspace.ndim < 3 or not jnp.iscomplexobj(kspace):
             check.fail("kspace", "complex [..., coil, ky, kx]", check.describe(kspace))
         check.trailing_shape("mask", mask, kspace.shape[-2:], "[ky, kx]")
-        rows = kspace.shape[-2]
+        if axis not in (-2, -1):
+            check.fail("axis", "-2 (lines of ky are missing) or -1 (of kx)", repr(axis))
+        rows = kspace.shape[axis]
         if not 1 <= check.positive_int("centre", centre) <= rows:
             check.fail("centre", f"1 … {rows} lines", str(centre))
+        if check.is_concrete(mask) and not np.all(np.moveaxis(np.asarray(mask), axis, 0)[_middle(rows, centre)]):
+            remedy = "Of fastMRI's files give axis=-1, and the mask as np.broadcast_to(mask, kspace.shape[-2:])."
+            check.fail("mask", f"one with its {centre} middle lines along axis {axis}", "one that lacks some of them", remedy)
         mask = mask.astype(kspace.real.dtype) if mask.ndim == 2 else mask[..., None, :, :].astype(kspace.real.dtype)
         images = ifft(kspace)
         size = jnp.max(jnp.abs(images), (-3, -2, -1), keepdims=True)
         size = jnp.where(size > 0, size, 1)
         given = k = kspace / size
-        maps = self.maps(given, centre)
+        maps = self.maps(given, centre, axis)
         for step, network in zip(self.steps[...], self.networks, strict=True):
             image = jnp.sum(jnp.conj(maps) * ifft(k), -3)
             k = k - step.astype(mask.dtype) * mask * (k - given) - fft(maps * network(image)[..., None, :, :])
@@ -67,17 +74,20 @@ class EndToEndVarNet(nnx.Module):
         squares = jnp.sum((x * jnp.conj(x)).real, -3)
         return jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny))
 
-    def maps(self, kspace: Any, centre: int) -> jax.Array:
+    def maps(self, kspace: Any, centre: int, axis: int = -2) -> jax.Array:
         """Coil sensitivities ``[..., coil, y, x]`` with Σ|S|² = 1 where there is signal."""
-        rows = kspace.shape[-2]
-        start = rows // 2 - centre // 2
-        line = jnp.arange(rows)
-        near = ((line >= start) & (line < start + centre)).astype(kspace.real.dtype)[:, None]
-        x = ifft(near * kspace)
+        near = np.zeros(kspace.shape[axis], kspace.real.dtype)
+        near[_middle(len(near), centre)] = 1
+        x = ifft((near[:, None] if axis == -2 else near) * kspace)
         out = self.of_maps(jnp.stack([x.real, x.imag], -1))
         maps = jax.lax.complex(out[..., 0], out[..., 1])
         squares = jnp.sum((maps * jnp.conj(maps)).real, -3, keepdims=True)
         return maps / jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny ** 0.5))
+
+
+def _middle(rows, centre):
+    start = rows // 2 - centre // 2
+    return slice(start, start + centre)
 
 
 class _Refinement(nnx.Module):

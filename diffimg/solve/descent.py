@@ -71,7 +71,7 @@ def finite_lipschitz(problem: Problem, dtype: Any) -> jax.Array:
 
 class ConjugateGradientState(NamedTuple):
     """Iterate, residual r = −∇E(x), search direction, ‖r‖², ‖r‖² that counts as zero, the last α and β, an upper bound on the
-    eigenvalues of H seen so far, status."""
+    eigenvalues of H seen so far, steps taken, status."""
 
     x: Any
     r: Any
@@ -81,6 +81,7 @@ class ConjugateGradientState(NamedTuple):
     alpha: jax.Array
     beta: jax.Array
     largest: jax.Array
+    count: jax.Array
     status: jax.Array
 
 
@@ -88,8 +89,8 @@ class ConjugateGradientState(NamedTuple):
 class ConjugateGradient(Solver):
     """Conjugate gradients (Hestenes & Stiefel, 1952) for a *quadratic* smooth problem, e.g. least squares + Tikhonov.
 
-    Works from ``problem.grad`` alone: Hessian products are exact derivatives of it. Reports INDEFINITE where ⟨p, Hp⟩ < 0, and
-    stands still once the residual is rounding error.
+    Works from ``problem.grad`` alone: Hessian products are exact derivatives of it. Reports INDEFINITE where ⟨p, Hp⟩ < 0, ASYMMETRIC where
+    residuals are not orthogonal, and stands still once the residual is rounding error.
 
     The fixed point is that of a gradient step, whose Jacobian is symmetric, so ``Implicit`` may use "cg" and "minres" too;
     ``Truncated`` and ``JacobianFree`` differentiate such steps, because r and p hold the problem's parameters in their values.
@@ -101,7 +102,7 @@ class ConjugateGradient(Solver):
         rr = tree.real_dot(r, r)
         one, zero = jnp.ones_like(rr), jnp.zeros_like(rr)
         floor = rr * jnp.finfo(rr.dtype).eps ** 2
-        return ConjugateGradientState(x0, r, r, rr, floor, one, zero, zero, jnp.int32(Status.COMPLETED))
+        return ConjugateGradientState(x0, r, r, rr, floor, one, zero, zero, jnp.int32(0), jnp.int32(Status.COMPLETED))
 
     def step(self, problem, state):
         zero = tree.zeros_like(state.x)
@@ -120,8 +121,14 @@ class ConjugateGradient(Solver):
         a, b, a0, b0 = jax.lax.stop_gradient((safe, beta, state.alpha, state.beta))
         row = 1 / a + jnp.sqrt(b) / a + (b0 + jnp.sqrt(b0)) / a0
         largest = jnp.where(flat, state.largest, jnp.maximum(state.largest, row))
-        status = jnp.where((curvature < 0) & ~done, Status.INDEFINITE, Status.COMPLETED).astype(jnp.int32)
-        return ConjugateGradientState(x, r, p, rr, state.floor, safe, beta, largest, status)
+        # residuals of a symmetric system are orthogonal
+        condition = jnp.maximum(state.largest, 1 / safe) * tree.real_dot(state.p, state.p) / jnp.where(flat, 1, curvature)
+        rounding = (jnp.sqrt(rr) + jnp.sqrt(state.rr)) ** 2 * (1 + condition)
+        bound = 0.01 * jnp.sqrt(rr * state.rr) + 1000 * jnp.finfo(rr.dtype).eps * rounding
+        skew = (jnp.abs(tree.real_dot(r, state.r)) > bound) & ~flat & (state.count < 5)  # later steps gather rounding
+        status = jnp.where(skew, Status.ASYMMETRIC, Status.COMPLETED)
+        status = jnp.where((curvature < 0) & ~done, Status.INDEFINITE, status).astype(jnp.int32)
+        return ConjugateGradientState(x, r, p, rr, state.floor, safe, beta, largest, state.count + 1, status)
 
     def tail_step(self, problem, state):
         tau = 1 / jnp.where(state.largest > 0, state.largest, 1)

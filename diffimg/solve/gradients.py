@@ -63,9 +63,9 @@ class Implicit(GradientRule):
     """Implicit function theorem at the fixed point z = T(z, θ): dL/dθ = (∂_θT)ᵀ w with (I − ∂_zT)ᵀ w = ∇_zL.
 
     ``linear_solver``: "gmres" (default; ``restart`` vectors are kept) or "bicgstab" for any solver; "cg" or "minres" only where ∂_zT is
-    symmetric (``GradientDescent`` and ``ConjugateGradient``; for "cg" also a convex problem). ``tolerance``: relative residual of the
-    linear system, found in at most ``max_steps`` products with (∂_zT)ᵀ. Reverse mode only, and first order: the answer does not depend
-    on x0. Memory does not depend on the number of steps.
+    symmetric (``GradientDescent`` and ``ConjugateGradient``; for "cg" also a convex problem): met with another, they give NaN.
+    ``tolerance``: relative residual of the linear system, found in at most ``max_steps`` products with (∂_zT)ᵀ. Reverse mode only, and
+    first order: the answer does not depend on x0. Memory does not depend on the number of steps.
 
     When it holds. z must have converged (run to a small ``tolerance``), T must be differentiable there (thresholds and bounds must
     not be hit exactly: a stable support), and x must be locally unique. Dual variables need not be: then I − ∂_zT is singular, but the

@@ -28,6 +28,7 @@ class Status(enum.IntEnum):
     NONFINITE = 3, "an iterate became NaN or Inf (the last finite one is returned) or its energy is: lower the step size or check the data"
     INDEFINITE = 4, "the system is not positive definite: use MINRES, GMRES or a proximal solver instead of conjugate gradients"
     LINE_SEARCH = 5, "the backtracking line search found no acceptable step: check the gradient, start where the energy is finite"
+    ASYMMETRIC = 6, "the system is not symmetric (or not linear): use a solver that needs a gradient only instead of conjugate gradients"
 
     @property
     def ok(self) -> bool:

@@ -313,7 +313,6 @@ def _solve(rule, system, b):
             return linalg.gmres(system, b, restart=min(rule.restart, rule.max_steps), inner="real", differentiable=False, **limits).x
         case "bicgstab":
             return linalg.bicgstab(system, b, inner="real", differentiable=False, **limits).x
-        case "cg":
-            return linalg.cg(system, b, **limits).x
-        case _:
-            return linalg.minres(system, b, **limits).x
+        case other:  # of a system that is not what they are for there is no half right answer
+            found = (linalg.cg if other == "cg" else linalg.minres)(system, b, **limits)
+            return jax.tree.map(lambda v: jnp.where(found.indefinite | found.asymmetric, jnp.nan, v), found.x)

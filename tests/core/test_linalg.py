@@ -436,3 +436,25 @@ def test_one_trace_for_changed_arrays(x64):
         if seed == 0:
             first = len(traces)
     assert len(traces) == first + 2  # one look at the shapes a call, no further trace of the solver
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_system_that_is_not_symmetric_is_noticed(share, x64):
+    rng = np.random.default_rng(0)
+    a = np.eye(30) + share * rng.normal(size=(30, 30)) / np.sqrt(30)
+    b = rng.normal(size=30)
+    symmetric = a @ a.T
+    for solve in (linalg.cg, linalg.minres):
+        found = solve(lambda v: a @ v, b)
+        assert found.asymmetric and not found.converged
+        assert not solve(lambda v: symmetric @ v, b).asymmetric
+        for m in (1 / (1 + np.arange(12)[:, None] + np.arange(12)), np.diag(np.geomspace(1, 1e-6, 12))):  # conditions 1e16 and 1e6
+            for dtype in (np.float32, np.float64):
+                found = solve(lambda v: m.astype(v.dtype) @ v, rng.normal(size=12).astype(dtype), max_steps=100)  # noqa: B023
+                assert not found.asymmetric
+
+
+def test_data_that_are_not_numbers_have_no_solution():
+    for solve in (linalg.cg, linalg.minres, linalg.gmres, linalg.bicgstab):
+        assert np.all(np.isnan(solve(lambda v: 2 * v, np.array([1.0, np.nan], np.float32)).x))
+        assert np.all(np.isnan(solve(lambda v: 2 * v, np.ones(2, np.float32), np.array([1.0, np.nan], np.float32)).x))

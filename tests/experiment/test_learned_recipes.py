@@ -89,9 +89,33 @@ def test_comparison(job):
     assert m["CT, learned PGM"]["psnr_db"] > 8 and m["CT, learned PGM"]["training_seconds"] > 0
 
 
-def test_a_denoiser_that_is_not_there_is_missed_before_the_training():
-    result = CliRunner().invoke(app, ["run", "learned_comparison", "--set", 'methods=["start","DPIR"]', "--set", "dpir.denoiser=none"])
-    assert result.exit_code != 0 and "dpir.denoiser" in result.output and "ridge" in result.output
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (['methods=["start","DPIR"]', "dpir.denoiser=none"], "dpir.denoiser"),
+        (['methods=["start","DPIR"]', "dpir.denoiser=ridge"], "'drunet'"),
+        (['methods=["ridge, score"]', "ridge.start=drunet"], "'ridge'"),
+        (["classical.weights=[-1]"], "a value > 0"),
+        (["ct=null", "mri=null"], "at least one of the two problems"),
+        (["mri.size=32"], "mri.acceleration"),
+        (['methods=["unet"]'], "'U-Net'"),
+    ],
+)
+def test_what_cannot_work_is_missed_before_the_training(settings, message):
+    result = CliRunner().invoke(app, ["run", "learned_comparison", *(v for s in settings for v in ("--set", s))])
+    assert result.exit_code != 0 and message in result.output
+
+
+def test_images_of_ones_own(job, tmp_path):
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    for k in range(5):
+        np.save(tmp_path / f"{k}.npy", np.float32((x**2 + y**2 < 0.5 + 0.05 * k) * (1 + np.cos(9 * x))))
+    folder = f"folder={json.dumps(str(tmp_path))}"
+    classical = ["mri=null", 'methods=["start","total variation"]', "classical.weights=[0.01,0.1,1]"]
+    m = job("learned_comparison", [*JOBS["learned_comparison"], *classical, f"images.{folder}"])
+    assert m["CT, total variation"]["psnr_db"] > 15 and m["CT, total variation"]["weight_at_edge"] == 1
+    small = [*SMALL, "network.steps=0", "weight_map.steps=0", "ridge.weak=[]", "data.patch=32"]
+    assert job("denoising", [*small, f"data.{folder}"])["total variation"]["gain_db"] == 0
 
 
 @pytest.mark.slow

@@ -139,3 +139,115 @@ def test_expansion_of_a_linear_denoiser_is_its_largest_singular_value(x64):
     found = learn.lipschitz_estimate(energy.PlugAndPlay(linear, W), RNG.normal(size=7), 0.1, jax.random.key(0), 300)
     assert float(found.denoiser) == pytest.approx(np.linalg.norm(W, 2), rel=1e-6)
     assert float(found.residual) == pytest.approx(np.linalg.norm(np.eye(7) - W, 2), rel=1e-6)
+
+
+N = 8
+SQUARE = np.zeros((N, N))
+SQUARE[2:6, 3:7] = 1
+
+
+def mask_problem():
+    """Which samples of k-space to weigh how much, a field of experts as the prior."""
+    truth = SQUARE * np.exp(0.3j)
+    rng = np.random.default_rng(1)
+    full = forward.fft(jnp.asarray(truth)) + 0.02 * (rng.normal(size=(N, N)) + 1j * rng.normal(size=(N, N)))
+
+    def lower(params, batch):
+        mask = jax.nn.sigmoid(params)
+        prior = energy.FieldsOfExperts(energy.dct_filters(3), 0.05, 0.3, "charbonnier")
+        smooth = energy.LeastSquares(forward.MaskedFFT(mask), mask * full) + energy.SquaredL2(0.01) + prior
+        return solve.Problem(smooth=smooth), jnp.zeros((N, N), complex)
+
+    return lower, rng.normal(size=(N, N)), truth
+
+
+def experts_problem():
+    """Filters, weights and scale of a field of experts."""
+    rng = np.random.default_rng(2)
+    y = SQUARE + 0.1 * rng.normal(size=(N, N))
+
+    def lower(params, batch):
+        prior = energy.FieldsOfExperts(params["filters"], jnp.exp(params["weights"]), jnp.exp(params["scale"]), "student")
+        return solve.Problem(smooth=energy.LeastSquares(forward.Identity((N, N)), y) + prior), jnp.asarray(y)
+
+    return lower, {"filters": 0.3 * rng.normal(size=(3, 3, 3)), "weights": np.full(3, np.log(0.2)), "scale": np.log(0.5)}, SQUARE
+
+
+def map_problem():
+    """A weight of total variation for each pixel."""
+    rng = np.random.default_rng(3)
+    y = SQUARE + 0.1 * rng.normal(size=(N, N))
+
+    def lower(params, batch):
+        prior = energy.TotalVariation(jnp.exp(params), gap=0.0, max_steps=200)
+        return solve.Problem(smooth=energy.LeastSquares(forward.Identity((N, N)), y), proximable=prior), jnp.asarray(y)
+
+    return lower, np.log(0.15) + 0.1 * rng.normal(size=(N, N)), SQUARE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [mask_problem, experts_problem, map_problem], ids=lambda f: f.__name__)
+def test_every_rule_on_masks_experts_and_maps(case, x64):
+    """Against central differences of the loss; the biased rules by direction."""
+    lower, params, truth = case()
+    params = jax.tree.map(jnp.asarray, params)
+    batch = {"truth": truth}
+    direction = jax.tree.map(lambda v: jnp.asarray(np.random.default_rng(4).normal(size=v.shape)), params)
+    loss = jax.jit(lambda p: learn.Bilevel(lower, steps=3000, tolerance=0.0, gradient=solve.Checkpoint())(p, batch)[0])
+    ends = [loss(jax.tree.map(lambda a, b, h=h: a + h * b, params, direction)) for h in (1e-5, -1e-5)]
+    exact = float(ends[0] - ends[1]) / 2e-5
+    vector = lambda g: np.concatenate([np.ravel(v) for v in jax.tree.leaves(g)])  # noqa: E731
+    found = {}
+    rules = (solve.Unroll(), solve.Checkpoint(), solve.Truncated(60), solve.Implicit(tolerance=1e-11, max_steps=2000, restart=200))
+    for rule in (*rules, solve.JacobianFree()):
+        unrolled = isinstance(rule, (solve.Unroll, solve.Checkpoint))
+        options = {"steps": 1500, "tolerance": 0.0} if unrolled else {"steps": 3000, "tolerance": 1e-12}
+        problem = learn.Bilevel(lower, gradient=rule, **options)
+        found[type(rule).__name__] = vector(jax.jit(problem.hypergradient)(params, batch)[1])
+    for name, gradient in found.items():
+        if name == "JacobianFree":
+            implicit = found["Implicit"]
+            cosine = gradient @ implicit / np.linalg.norm(gradient) / np.linalg.norm(implicit)
+            assert cosine > 0.9 and np.linalg.norm(gradient) < np.linalg.norm(implicit)
+        else:
+            tolerance = 1e-4 if name == "Truncated" else 1e-6
+            np.testing.assert_allclose(gradient @ vector(direction), exact, rtol=tolerance, atol=tolerance * np.linalg.norm(gradient))
+
+
+def test_a_system_that_is_not_symmetric_gives_no_gradient(x64):
+    """RED with a denoiser whose Jacobian is not symmetric: conjugate gradients and MINRES have nothing to say, GMRES has."""
+    skew = np.eye(N) * 0.5 + 0.2 * np.random.default_rng(0).normal(size=(N, N)) / np.sqrt(N)
+    y = np.random.default_rng(1).normal(size=N)
+
+    def denoise(params, x, sigma):
+        return params * jnp.asarray(skew) @ x
+
+    def lower(params, batch):
+        prior = energy.RED(denoise, params, 0.1)
+        return solve.Problem(smooth=energy.LeastSquares(forward.Identity((N,)), y) + prior), jnp.asarray(y)
+
+    def gradient(rule):
+        options = {"solver": solve.GradientDescent(), "steps": 500, "tolerance": 1e-13}
+        return learn.Bilevel(lower, gradient=rule, **options).hypergradient(jnp.asarray(0.9), {"truth": np.zeros(N)})[1]
+
+    def exact(p):
+        return np.mean(np.linalg.solve(2 * np.eye(N) - p * skew, y) ** 2)
+
+    assert float(gradient(solve.Implicit())) == pytest.approx((exact(0.9 + 1e-6) - exact(0.9 - 1e-6)) / 2e-6, rel=1e-6)
+    for name in ("cg", "minres"):
+        assert np.isnan(gradient(solve.Implicit(name)))
+    problem, x0 = lower(0.9, None)
+    assert solve.run(solve.ConjugateGradient(), problem, x0, 8).status == solve.Status.ASYMMETRIC
+
+
+def test_the_log_tells_how_well_the_gradient_was_solved_for():
+    A, y, truth = RNG.normal(size=(9, 6)), RNG.normal(size=9), RNG.normal(size=6)
+    options = {"solver": solve.GradientDescent(), "steps": 300, "gradient": solve.Implicit("cg", tolerance=1e-3)}
+    problem = learn.Bilevel(ridge_regression(A, y), **options)
+    batch = lambda key, step: {"truth": jnp.asarray(truth)[None]}  # noqa: E731
+    loss = lambda p, b, key: problem(p, {"truth": b["truth"][0]}, key)  # noqa: E731
+    trained = learn.train(loss, jnp.zeros(()), batch, 2, key=jax.random.key(0), log_every=1)
+    assert "adjoint_residual" not in trained.history[0]  # a function of one's own has no probe
+    own = learn.Bilevel(ridge_regression(A, y), outer=lambda x, b: jnp.mean((x - b["truth"][0]) ** 2), **options)
+    trained = learn.train(own, jnp.zeros(()), batch, 2, key=jax.random.key(0), log_every=1)
+    assert 0 < trained.history[0]["adjoint_residual"] <= 1e-3

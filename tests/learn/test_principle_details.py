@@ -124,6 +124,7 @@ def test_guidance_with_the_variance_of_the_images_is_exact(v):
 def test_dps_ends_at_the_data(strength):
     """Its step has the length ``strength`` however small the misfit; the last one must not stay in the image."""
     A, y = forward.Inpaint(jnp.asarray([1.0, 0.0])), jnp.asarray([2.0, 0.0])
-    x = learn.diffusion_sample(wiener(1.0), (2000, 2), jnp.geomspace(30, 0.01, 300), KEY, operator=A, y=y, strength=strength)
+    given = {"operator": A, "y": y, "guidance": "dps", "strength": strength}
+    x = learn.diffusion_sample(wiener(1.0), (2000, 2), jnp.geomspace(30, 0.01, 300), KEY, **given)
     assert float(jnp.median(jnp.abs(x[:, 0] - 2))) < 0.1 * strength
     assert float(x[:, 1].std()) == pytest.approx(1, abs=0.06)  # what is not measured keeps its prior

@@ -107,6 +107,48 @@ def test_resumes_exactly(tmp_path):
         learn.train(loss, {**START, "w": np.zeros(5, np.float32)}, batch, 40, folder=tmp_path / "run", **options)
 
 
+def test_goes_on_where_the_best_is_newer_than_the_last(tmp_path):
+    options = {"key": KEY, "validate": validate, "validate_every": 7, "checkpoint_every": 10, "log_every": 5}
+    whole = learn.train(loss, START, batch, 40, **options)
+
+    def interrupted(key, step):
+        if step == stop:
+            raise KeyboardInterrupt
+        return batch(key, step)
+
+    for stop in (9, 18, 31):  # noqa: B007 (``interrupted`` reads it); after step 9 there is a best one, but no last one yet
+        with pytest.raises(KeyboardInterrupt):
+            learn.train(loss, START, interrupted, 40, folder=tmp_path, **options)
+    assert (tmp_path / "best" / "28").is_dir() and not (tmp_path / "last" / "31").exists()
+    for emptied in (tmp_path / "last" / "30").rglob("*"):  # the newest one was cut off: the one before is taken
+        if emptied.is_file():
+            emptied.write_text("")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        rest = learn.train(loss, START, batch, 40, folder=tmp_path, **options)
+    same((rest.params, rest.last), (whole.params, whole.last), rtol=0, atol=0)
+    pick = lambda lines: [(v["step"], v.get("loss"), v.get("validation_loss")) for v in lines]  # noqa: E731
+    assert pick(rest.history) == pick(whole.history)
+    with pytest.raises(ValueError, match="checkpoints of this training"):
+        learn.train(loss, START, batch, 40, folder=tmp_path, **options | {"key": jax.random.key(8)})
+    with pytest.raises(ValueError, match="checkpoints of this optimizer"):
+        learn.train(loss, START, batch, 40, folder=tmp_path, **options, optimizer=optax.sgd(0.1))
+    (tmp_path / "structure.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        learn.train(loss, START, batch, 40, folder=tmp_path, **options)
+
+
+def test_complex_parameters_descend():
+    truth = np.array([1 + 2j, -3j], np.complex64)
+
+    def misfit(params, batch, key):
+        error = params["w"] - truth
+        return jnp.sum((error * jnp.conj(error)).real)
+
+    for optimizer in (optax.sgd(0.1), optax.adam(0.1)):
+        trained = learn.train(misfit, {"w": np.zeros(2, np.complex64)}, batch, 200, key=KEY, optimizer=optimizer)
+        np.testing.assert_allclose(trained.params["w"], truth, atol=0.02)
+
+
 def test_a_step_that_is_not_finite_is_not_made(tmp_path):
     def broken(key, step):
         x, y = batch(key, step)
@@ -135,6 +177,13 @@ def test_refused():
         ({"precision": "float16"}, "precision"),
         ({"average": 1.0}, "average"),
         ({"patience": 3}, "patience"),
+        ({"patience": -1, "validate": validate}, "patience"),
+        ({"clip": 0}, "clip"),
+        ({"optimizer": "adam"}, "optimizer: expected one of optax"),
+        ({"key": 0}, "key: expected a key"),
+        ({"batch": (1, 2)}, "batch: expected a function"),
+        ({"loss": lambda p, b, k: (jnp.zeros(()), {"v": jnp.zeros(2)})}, "scalars"),
+        ({"validate": lambda p: jnp.zeros(2), "steps": 1}, "validate: expected scalars"),
         ({"accumulate": 3}, "divides"),
         ({"batch": lambda key, step: (jnp.zeros((4, 4)), jnp.zeros(3))}, "same number of samples"),
         ({"batch": lambda key, step: ()}, "arrays"),

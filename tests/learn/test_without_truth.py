@@ -124,10 +124,10 @@ def test_proximal_guidance_has_the_moments_of_the_posterior_for_any_operator():
 def test_posterior_sampling_by_dps_moves_towards_the_data():
     A = forward.Inpaint(jnp.asarray([1.0, 0.0]))
     y = jnp.asarray([2.0, 0.0])
-    x = learn.diffusion_sample(wiener, (2000, 2), jnp.geomspace(30, 0.01, 300), KEY, operator=A, y=y, strength=0.3)
+    x = learn.diffusion_sample(wiener, (2000, 2), jnp.geomspace(30, 0.01, 300), KEY, operator=A, y=y, guidance="dps", strength=0.3)
     assert 1.0 < float(x[:, 0].mean()) < 2.2 and abs(float(x[:, 1].mean())) < 0.1
     A = forward.Identity((2,), dtype="complex64")
-    z = learn.diffusion_sample(wiener, (50, 2), jnp.geomspace(30, 0.01, 50), KEY, dtype="complex64", operator=A, y=1j * y, strength=0.3)
+    z = learn.diffusion_sample(wiener, (50, 2), jnp.geomspace(30, 0.01, 50), KEY, operator=A, y=1j * y, guidance="dps", strength=0.3)
     assert z.dtype == jnp.complex64 and float(z[:, 0].imag.mean()) > 1
 
 
@@ -135,6 +135,13 @@ def test_mistakes_are_explained():
     levels = jnp.geomspace(10, 0.1, 5)
     with pytest.raises(ValueError, match="decrease"):
         learn.diffusion_sample(wiener, (1, 2), levels[::-1], KEY)
+    with pytest.raises(ValueError, match="denoise"):
+        learn.diffusion_sample(2.0, (1, 2), levels, KEY)
+    with pytest.raises(ValueError, match="sigmas: expected levels for which the samples stay finite"):
+        learn.diffusion_sample(lambda x, sigma: jnp.where(sigma > 5, jnp.nan, x), (1, 2), levels, KEY)
+    for shape, y, name in (((2,), jnp.ones(2), "shape"), ((3, 2), jnp.ones((2, 2)), "y")):
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            learn.diffusion_sample(wiener, shape, levels, KEY, operator=forward.Identity((2,)), y=y, noise_level=0.1)
     with pytest.raises(ValueError, match="both or neither"):
         learn.diffusion_sample(wiener, (1, 2), levels, KEY, y=jnp.ones(2))
     with pytest.raises(ValueError, match="noise_level"):

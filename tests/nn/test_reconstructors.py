@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from diffimg import energy, forward, nn, solve, testing
+from diffimg import energy, forward, learn, nn, solve, testing
 from diffimg.testing import PLATFORMS
 
 RNG = np.random.default_rng(41)
@@ -82,6 +83,31 @@ def test_automap_can_be_the_inverse_transform_and_knows_no_shift():
     shifted = np.asarray(apply(params, np.roll(y, 1, -1)))
     modulation = np.exp(2j * np.pi * (np.arange(n) - n // 2) / n)
     np.testing.assert_allclose(shifted, x * modulation, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_automap_fails_where_the_data_are_shifted():
+    """Trained on real images, it does not know that a shift of k-space by one sample is a phase ramp, which leaves magnitudes alone."""
+    n, grid = 12, np.mgrid[:12, :12]
+    apply, start = nn.split(nn.Automap((n, n), (n, n), complex_data=True, complex_values=True, hidden=64, width=8, rngs=nnx.Rngs(0)))
+
+    def images(key):
+        centres, widths = jax.random.uniform(key, (16, 3, 2), minval=3, maxval=9), jax.random.uniform(key, (16, 3), minval=1.5, maxval=3)
+        apart = jnp.sum((grid[None, None] - centres[..., None, None]) ** 2, 2)
+        return jnp.sum(jnp.exp(-apart / widths[..., None, None] ** 2), 1)
+
+    def error(params, truth, shift=0):
+        x = apply(params, jnp.roll(forward.fft(truth.astype(complex)), shift, -1))
+        return jnp.linalg.norm(jnp.abs(x) - truth) / jnp.linalg.norm(truth)
+
+    def loss(params, truth, key):
+        x = apply(params, forward.fft(truth.astype(complex)))
+        return jnp.mean(jnp.abs(x - truth) ** 2)
+
+    trained = learn.train(loss, start, lambda key, step: images(key), 1500, key=jax.random.key(0), optimizer=optax.adam(1e-3)).check()
+    unseen = images(jax.random.key(99))
+    assert error(trained.params, unseen) < 0.1
+    assert error(trained.params, unseen, 1) > 3 * error(trained.params, unseen)
 
 
 def test_automap_refuses_sizes_that_do_not_fit():

@@ -14,13 +14,14 @@ from diffimg.experiment.run import Run
 
 
 class Data(Section):
-    """Photographs out of installed packages, split by image; noise that is not clipped."""
+    """Photographs out of installed packages, split by image, or images of a folder; noise that is not clipped."""
 
+    folder: str | None = None  # one's own images of 0 … 1 (pictures, NPY, …): subfolders train, validation, test, or split by file
     noise: float = Field(default=25.0, gt=0, le=100)  # standard deviation, of 255
     patch: int = Field(default=64, ge=16)
     stride: int = Field(default=32, ge=8)
     scales: list[float] = Field(default=[1.0, 0.7, 0.5], min_length=1)  # of the training photographs
-    test_size: int = Field(default=256, ge=32, le=300)  # central crop of every test photograph
+    test_size: int = Field(default=256, ge=32)  # central crop of every test photograph
 
 
 class WeightMap(Section):
@@ -97,7 +98,7 @@ def function(config: Config, run: Run) -> None:
         validation, test = (_noisy(config, split, jax.random.fold_in(key, k)) for k, split in enumerate(("validation", "test")))
         draw = functools.partial(data.draw, pool)
 
-    names = [sample.name for sample in data.photographs("test")]
+    names = list(_images(config.data, "test"))
     images: dict[str, Any] = {"noisy": test[1]}
     files: dict[str, Any] = {}
     with run.stage("total variation"):
@@ -156,7 +157,16 @@ def _about(config, run, name, model):
 def _pool(section: Data):
     from diffimg import data
 
-    return data.patches(data.scaled(data.photographs("train"), section.scales), section.patch, section.stride)
+    return data.patches(data.scaled(list(_images(section, "train").values()), section.scales), section.patch, section.stride)
+
+
+def _images(section: Data, split: str):
+    """{name: image} of a split."""
+    from diffimg import data
+
+    if section.folder is None:
+        return {sample.name: sample.image for sample in data.photographs(split)}
+    return dict(data.split_folder(section.folder, split))
 
 
 def _noisy(config, split, key):
@@ -164,13 +174,15 @@ def _noisy(config, split, key):
     import jax
     import numpy as np
 
-    from diffimg import data
+    from diffimg.core import check
 
     size = config.data.test_size
     crops = []
-    for sample in data.photographs(split):
-        top, left = ((n - size) // 2 for n in sample.image.shape)
-        crops.append(sample.image[top : top + size, left : left + size])
+    for name, image in _images(config.data, split).items():
+        if image.ndim != 2 or min(image.shape) < size:
+            check.fail("data.test_size", f"a crop that fits {name} of shape {image.shape}", str(size), "Choose a smaller one.")
+        top, left = ((n - size) // 2 for n in image.shape)
+        crops.append(image[top : top + size, left : left + size])
     truth = np.stack(crops)
     return truth, truth + config.data.noise / 255 * np.asarray(jax.random.normal(key, truth.shape))
 
@@ -216,7 +228,7 @@ def _train_map(config, run, name, weight, sigma, draw, validation, key):
         return -_psnr(evaluate(params, jnp.asarray(validation[1])), validation[0])
 
     rate = optax.cosine_decay_schedule(section.rate, section.steps)
-    settings = {"data": config.data.model_dump(), "map": section.model_dump(), "weight": weight, "seed": config.seed}
+    settings = {"data": config.data.model_dump(exclude_none=True), "map": section.model_dump(), "weight": weight, "seed": config.seed}
     options = {"optimizer": optax.adam(rate), "clip": 1.0, "validate": validate, "validate_every": 250, "log_every": 25}
     return trained(run, config.cache, name, settings, loss, start, batch, section.steps, key, **options), weight_of, evaluate
 
@@ -269,7 +281,8 @@ def _train_ridge(config, run, name, weak, sigma, draw, validation, key):
     decay = optax.cosine_decay_schedule(1.0, section.steps)
     kinds = {k: optax.adam(lambda step, rate=rate: rate * decay(step)) for k, rate in rates.items()}
     optimizer = optax.partition(kinds, {k: k for k in rates})
-    settings = {"data": config.data.model_dump(), "ridge": section.model_dump(exclude={"weak"}), "weak": weak, "seed": config.seed}
+    settings = {"data": config.data.model_dump(exclude_none=True), "ridge": section.model_dump(exclude={"weak"})}
+    settings |= {"weak": weak, "seed": config.seed}
     options = {"optimizer": optimizer, "clip": 1.0, "validate": validate, "validate_every": 250, "log_every": 25}
     return trained(run, config.cache, name, settings, problem, start, batch, section.steps, key, **options)
 
@@ -300,7 +313,7 @@ def _train_network(config, run, sigma, draw, validation, key):
         return -_psnr(evaluate(params, jnp.asarray(validation[1]), sigma), validation[0])
 
     optimizer = optax.adam(optax.cosine_decay_schedule(section.rate, section.steps))
-    settings = {"data": config.data.model_dump(), "network": section.model_dump(), "seed": config.seed}
+    settings = {"data": config.data.model_dump(exclude_none=True), "network": section.model_dump(), "seed": config.seed}
     options = {"optimizer": optimizer, "average": 0.995, "validate": validate, "validate_every": 500, "log_every": 50}
     result = trained(run, config.cache, "DRUNet", settings, loss, start, batch, section.steps, key, **options)
     return result, evaluate
@@ -364,13 +377,16 @@ def _report(config, run, images, truth, names, weight_map):
     overview = pictures.png(pictures.grid(rows, title))
     run.write("overview.png", overview)
     report = standard_report(run, title, config.description, DEFINITIONS)
-    split = "Trained on astronaut, brick, china, coins, grass, gravel, hubble, moon; tuned on grace_hopper and rocket; scored on "
-    report.picture("Overview", overview, split + ", ".join(names) + f", central {config.data.test_size}², noise {config.data.noise:g}/255.")
+    split = "Trained on astronaut, brick, china, coins, grass, gravel, hubble, moon; tuned on grace_hopper and rocket"
+    if config.data.folder is not None:
+        split = f"Images of the folder {config.data.folder}, split by file or by subfolder"
+    scored = f"scored on {', '.join(names[:20])}, central {config.data.test_size}², noise {config.data.noise:g}/255."
+    report.picture("Overview", overview, f"{split}; {scored}")
     if weight_map is not None:
         row = [pictures.Panel(weight_map[k], names[k], "weight", (0.0, float(np.quantile(weight_map, 0.99)))) for k in shown]
         drawn = pictures.png(pictures.grid([row], "Learned maps of the weight of total variation"))
         run.write("weight_map.png", drawn)
-        report.picture("Weight maps", drawn, "Made from the noisy photograph alone: little smoothing at edges and in texture.")
+        report.picture("Weight maps", drawn, "What the network makes of the noisy photograph: black is no smoothing.")
     columns = ("psnr_db", "ssim", "gain_db", "parameters", "training_seconds", "trained_on", "milliseconds", "weight", "expansion")
     report.table("Metrics", methods, columns)
     run.write("report.html", report.html())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,15 +11,17 @@ from diffimg.experiment.recipes import Recipe
 from diffimg.experiment.recipes.learned_diffusion import Diffusion
 from diffimg.experiment.recipes.learned_methods import METHODS
 from diffimg.experiment.recipes.learned_ridge import Ridge
-from diffimg.experiment.recipes.learned_tasks import CT, MRI, SPLIT
+from diffimg.experiment.recipes.learned_tasks import CT, MRI, SPLIT, Images
 from diffimg.experiment.recipes.training import Cache
 from diffimg.experiment.run import Run
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Classical(Section):
     """Weights to choose from, relative to an operator of norm 1, and steps of FISTA."""
 
-    weights: list[float] = Field(default=[5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3], min_length=1)
+    weights: list[Positive] = Field(default=[5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 1.28e-2, 2.56e-2], min_length=1)
     steps: int = Field(default=150, ge=1)
 
 
@@ -40,12 +42,13 @@ class DPIR(Section):
 
     denoiser: str = "drunet"  # a pretrained one
     steps: int = Field(default=16, ge=1)
-    strengths: list[float] = Field(default=[3e-3, 0.01, 0.03, 0.1, 0.3, 1.0], min_length=1)
+    strengths: list[Positive] = Field(default=[3e-3, 0.01, 0.03, 0.1, 0.3, 1.0], min_length=1)
 
 
 class Config(Experiment):
     """Everything that determines a run of ``learned_comparison``."""
 
+    images: Images = Images()
     ct: CT | None = CT()
     mri: MRI | None = MRI()
     methods: list[str] = Field(default=list(METHODS), min_length=1)
@@ -72,20 +75,26 @@ class Config(Experiment):
         from diffimg.core.check import one_of
         from diffimg.learn import pretrained_names
 
+        if self.ct is None and self.mri is None:
+            raise ValueError("ct, mri: expected at least one of the two problems, got neither. Leave out one of ct=null and mri=null.")
         if "DPIR" in self.methods:  # before hours of training
-            one_of("dpir.denoiser", self.dpir.denoiser, pretrained_names())
+            one_of("dpir.denoiser", self.dpir.denoiser, pretrained_names("drunet"))
+        if self.ridge.start is not None and any(name.startswith("ridge") for name in self.methods):
+            one_of("ridge.start", self.ridge.start, pretrained_names("ridge"))
         return self
 
     def problem_settings(self, name: str) -> dict[str, Any]:
         """What determines the data of a problem."""
         section = self.ct if name == "CT" else self.mri
-        return {} if section is None else section.model_dump(mode="json")
+        own = {} if self.images.folder is None else {"images": self.images.model_dump(mode="json")}
+        return own if section is None else section.model_dump(mode="json") | own
 
 
 COLUMNS = (
-    "psnr_db", "psnr_sd_db", "psnr_shifted_db", "ssim", "seeds", "parameters", "training_seconds", "trained_on", "milliseconds", "weight",
-    "coverage_90",
+    "psnr_db", "psnr_sd_db", "psnr_shifted_db", "ssim", "seeds", "parameters", "training_seconds", "milliseconds", "weight",
+    "weight_at_edge", "coverage_90", "trained_on",
 )  # fmt: skip
+ERROR = 0.1  # where the colours of error maps end
 SAMPLED = 4  # test slices whose posterior is sampled
 DEFINITIONS = {
     "psnr_db": "10 log10(1/MSE) of magnitudes, white = 1 (the largest value of the volume), mean over the test slices (and seeds)",
@@ -98,6 +107,7 @@ DEFINITIONS = {
     "trained_on": "the device of the training, which may have been an earlier run's",
     "milliseconds": "for one slice, compiled before",
     "weight": "of the penalty, chosen on the validation slices (DPIR: strength; ridge: multiple of theory)",
+    "weight_at_edge": "1: the weight is the first or last of those to choose from; others may do better",
     "coverage_90": "share of the object's pixels in the method's own 90 % region (samples for four slices, or seeds): calibrated is 0.9",
 }
 
@@ -110,9 +120,9 @@ def function(config: Config, run: Run) -> None:
     problems = []
     with run.stage("data"):
         if config.ct is not None:
-            problems.append(learned_tasks.ct_problem(config.ct, config.seed))
+            problems.append(learned_tasks.ct_problem(config.ct, config.seed, config.images))
         if config.mri is not None:
-            problems.append(learned_tasks.mri_problem(config.mri, config.seed))
+            problems.append(learned_tasks.mri_problem(config.mri, config.seed, config.images))
     images = {problem.name: _compare(config, run, problem) for problem in problems}
     with run.stage("report"):
         _report(config, run, problems, images)
@@ -148,6 +158,8 @@ def _compare(config, run, problem):
                 values["psnr_shifted_db"] = learned_tasks.scores(moved[name], truth)["psnr_db"]
             if method.weight is not None:
                 values["weight"] = method.weight
+                if method.at_edge:
+                    values["weight_at_edge"] = 1
             if method.outcome is not None:
                 values |= {"training_seconds": method.outcome.seconds, "trained_on": method.outcome.device}
                 reached[name] = learned_tasks.scores(method.reconstruct(validation_y), validation)["psnr_db"]
@@ -215,22 +227,28 @@ def _report(config, run, problems, images):
         truth = np.abs(np.asarray(problem.test[0]))
         middle = len(truth) // 2
         panels: list[Any] = [pictures.Panel(truth[middle], f"{problem.name}: truth", "", (0.0, 1.0), pixel_size=problem.spacing)]
+        errors: list[Any] = [None]
         for name, x in images[problem.name][0].items():
-            psnr = run.metrics["methods"][f"{problem.name}, {_name(name, problem.name)}"]["psnr_db"]
+            apart = np.abs(x[middle]) - truth[middle]
+            psnr = -10 * np.log10(np.mean(apart**2))
             panels.append(pictures.Panel(np.abs(x[middle]), _name(name, problem.name), f"{psnr:.2f} dB", (0.0, 1.0)))
-        width = -(-len(panels) // 2) if len(panels) > 7 else len(panels)
-        rows += [panels[i : i + width] for i in range(0, len(panels), width)]
+            errors.append(pictures.Panel(apart, "error", "", (-ERROR, ERROR), colors="RdBu_r"))
+        width = -(-len(panels) // -(-len(panels) // 8))
+        for i in range(0, len(panels), width):
+            rows += [panels[i : i + width], errors[i : i + width]]
     overview = pictures.png(pictures.grid(rows, title))
     run.write("overview.png", overview)
     report = standard_report(run, title, config.description, DEFINITIONS)
-    report.picture("Overview", overview, SPLIT)
+    own = f"Slices of the folder {config.images.folder}, split by file or by subfolder. Measured on a grid twice as fine."
+    report.picture("Overview", overview, SPLIT if config.images.folder is None else own)
     for problem in problems:
         rows = _shifted_rows(run, problem, *images[problem.name])
         if rows:
             drawn = pictures.png(pictures.grid(rows, f"{problem.name}: the same data, and one sample of k-space further (below)"))
             run.write("shifted.png", drawn)
             report.picture("One sample further", drawn, DEFINITIONS["psnr_shifted_db"] + ".")
-    report.table("Metrics", run.metrics["methods"], COLUMNS)
+    found = {column for row in run.metrics["methods"].values() for column in row}
+    report.table("Metrics", run.metrics["methods"], [column for column in COLUMNS if column in found])
     run.write("report.html", report.html())
 
 

@@ -14,8 +14,9 @@ from diffimg.experiment.recipes.training import Outcome
 class Method:
     """``reconstruct(y)`` → images.
 
-    ``parameters``: how many numbers. ``weight``: what was chosen on validation. ``outcome``: of the training. ``model``: what the file of
-    weights says. ``posterior(x, y, key)`` → (mean, standard deviation) of samples given the data, ``draws`` of them (None: very many).
+    ``parameters``: how many numbers. ``weight``: what was chosen on validation; ``at_edge``: from the end of its list.
+    ``outcome``: of the training. ``model``: what the file of weights says. ``posterior(x, y, key)`` → (mean, standard deviation) of samples
+    given the data, ``draws`` of them (None: very many).
     """
 
     reconstruct: Callable[[Any], Any]
@@ -25,6 +26,7 @@ class Method:
     model: dict[str, Any] | None = None
     posterior: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
     draws: int | None = None
+    at_edge: bool = False
 
     @classmethod
     def learned(cls, outcome: Outcome, reconstruct: Callable[[Any], Any], **more: Any) -> Method:
@@ -43,7 +45,8 @@ def tuned(problem: Problem, reconstruct: Callable[[float, Any], Any], weights: l
     program = reconstruct if compiled else jax.jit(reconstruct)
     truth, y = problem.validation
     best = max(weights, key=lambda w: scores(program(w, y), truth)["psnr_db"])
-    return Method(lambda y: program(best, y), 1, weight=best)
+    at_edge = len(weights) > 2 and best in (min(weights), max(weights))
+    return Method(lambda y: program(best, y), 1, weight=best, at_edge=at_edge)
 
 
 def coverage(mean: Any, spread: Any, truth: Any, draws: int | None = None, level: float = 0.9) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffimg.experiment.config import Section
 
@@ -15,6 +15,14 @@ SPLIT = (
     "Axial slices of the MNI152 T1 template (one averaged subject), split by slab with 5 mm between: trained on z 20–46, 65–77, 100–112, "
     "129–144, tuned on 52–59, scored on 83–94 and 118–123. Measured on a grid twice as fine; white is the largest value of the volume."
 )
+
+
+class Images(Section):
+    """What to measure: slices of the brain template, or of a folder of one's own or of a public data set (``data.folder_slices``)."""
+
+    folder: str | None = None  # with subfolders train, validation, test, or split by file
+    layout: Literal["images", "lodopab", "fastmri"] = "images"
+    most: int = Field(default=2000, ge=1)  # slices a split
 
 
 DENSER = 3  # times as many views, where those between are filled in
@@ -35,6 +43,13 @@ class MRI(Section):
     acceleration: float = Field(default=4.0, gt=1)
     centre: int = Field(default=10, ge=0)  # lines
     noise: float = Field(default=0.01, ge=0)  # standard deviation of real and imaginary part of a sample of the orthonormal transform
+
+    @model_validator(mode="after")
+    def _has_room(self) -> MRI:
+        if self.centre and self.acceleration >= self.size / self.centre:
+            largest = f"below {self.size / self.centre:.3g} with mri.centre = {self.centre} of mri.size = {self.size} lines"
+            raise ValueError(f"expected an mri.acceleration {largest}, got {self.acceleration:g}. Lower it or mri.centre.")
+        return self
 
 
 @dataclasses.dataclass(eq=False)
@@ -76,7 +91,7 @@ class Problem:
         return self.measure(data.draw(self.fine, a, count), b)
 
 
-def ct_problem(section: CT, seed: int) -> Problem:
+def ct_problem(section: CT, seed: int, images: Images | None = None) -> Problem:
     """Sparse-view CT; lengths in voxels, attenuation relative to the brightest voxel."""
     import jax
     import jax.numpy as jnp
@@ -104,14 +119,14 @@ def ct_problem(section: CT, seed: int) -> Problem:
 
     # where the beam lost most: the standard deviation of a measurement through the middle of the head
     noise = float(np.sqrt(np.exp(water * 0.5 * 0.7 * n) / section.photons) / water / norm)
-    problem = _with_slices("CT", (1 / norm) * radon, jax.jit(measure), jax.jit(start), n, seed, noise)
+    problem = _with_slices("CT", (1 / norm) * radon, jax.jit(measure), jax.jit(start), n, seed, noise, images or Images())
     views = DENSER * section.views
     full = forward.ParallelBeam((n, n), np.arange(views) * np.pi / views, count)
     problem.denser = Denser(np.arange(views) % DENSER == 0, lambda y: ct.fbp(y * norm, full, filter="hann", cutoff=0.9))
     return problem
 
 
-def mri_problem(section: MRI, seed: int) -> Problem:
+def mri_problem(section: MRI, seed: int, images: Images | None = None) -> Problem:
     """Undersampled Cartesian MRI of one coil."""
     import jax
     import jax.numpy as jnp
@@ -133,22 +148,27 @@ def mri_problem(section: MRI, seed: int) -> Problem:
         y = operator.mask * (kspace + section.noise * standard_normal(parts, kspace.shape, kspace.dtype))
         return forward.ifft(kspace), y
 
-    problem = _with_slices("MRI", operator, jax.jit(measure), jax.jit(operator.H), n, seed, section.noise)
+    problem = _with_slices("MRI", operator, jax.jit(measure), jax.jit(operator.H), n, seed, section.noise, images or Images())
     problem.shifted = lambda y: jnp.roll(y, 1, -1)  # lines run along x, where every sample is measured
     return problem
 
 
-def _with_slices(name, operator, measure, start, n, seed, noise):
+def _with_slices(name, operator, measure, start, n, seed, noise, images):
     import jax
     import jax.numpy as jnp
 
     from diffimg import data
 
-    slices = {split: data.brain_slices(split, n, 2, step) for split, step in (("train", 1), ("validation", 2), ("test", 2))}
+    if images.folder is None:
+        slices = {split: data.brain_slices(split, n, 2, step) for split, step in (("train", 1), ("validation", 2), ("test", 2))}
+        spacing = slices["test"].spacing
+    else:
+        limits = {"train": images.most, "validation": min(images.most, 50), "test": images.most}
+        slices = {s: data.folder_slices(images.folder, s, n, 2, images.layout, most) for s, most in limits.items()}
+        spacing = 1.0
     key = jax.random.key(seed + 1000)
     measured = {s: measure(jnp.asarray(slices[s].fine), jax.random.fold_in(key, k)) for k, s in enumerate(("validation", "test"))}
     fine = jnp.asarray(slices["train"].fine)
-    spacing = slices["test"].spacing
     return Problem(name, operator, measure, start, fine, measured["validation"], measured["test"], spacing, noise)
 
 

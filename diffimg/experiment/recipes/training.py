@@ -59,14 +59,16 @@ def trained(
             tell(line["step"], line["loss"], float("nan"))
         run.log("training", stage=name, **line)
 
-    with run.stage(name, total=steps) as watch:
+    again = f" (seed {settings['seed']})" if settings.get("seed") else ""
+    with run.stage(f"training {name}{again}", total=steps) as watch:
+        ready = "came with diffimg" if found else "found in the cache" if kept.is_file() else "trained"
         if found is None and not kept.is_file():
             result = learn.train(loss, params, batch, steps, key=key, folder=folder, report=report, **options).check()
             seconds = _seconds(folder / "log.jsonl")
             about = {"step": result.best_step, "seconds": seconds, "device": jax.devices()[0].device_kind, "settings": settings}
             learn.save_weights(kept, jax.tree.map(np.asarray, result.params), about)
         params, about = found or learn.load_weights(kept)
-        watch.note = f"step {about['step']} of {steps}"
+        watch.note = f"{ready}, {about['device']}, {about['seconds']:.0f} s; best of step {about['step']} of {steps}"
     return Outcome(params, about["step"], about["seconds"], about["device"])
 
 
