@@ -110,8 +110,14 @@ def test_denoisers_stay_within_their_range():
     plugged = energy.PlugAndPlay(wiener, jnp.asarray(2.0), 1.0, (0.01, 0.2))
     with pytest.raises(ValueError, match=r"noise level in 0.01 … 0.2"):
         plugged.prox(jnp.ones(3), 1.0)
-    inside = jax.jit(plugged.prox)(jnp.ones(3), 1.0)
-    np.testing.assert_allclose(inside, wiener(2.0, np.ones(3), 0.2), rtol=1e-6)
+    assert np.all(np.isnan(jax.jit(plugged.prox)(jnp.ones(3), 1.0)))
+    problem = solve.Problem(smooth=energy.LeastSquares(forward.Identity((3,)), np.ones(3, np.float32)), proximable=plugged)
+    assert solve.run(solve.ProximalGradient(), problem, jnp.zeros(3), 5).status == solve.Status.NONFINITE
+    np.testing.assert_allclose(jax.jit(plugged.prox)(jnp.ones(3), 0.01), wiener(2.0, np.ones(3), 0.1), rtol=1e-6)
+    # below the lowest level the correction shrinks with the variance, to nothing
+    half = 1 + (wiener(2.0, np.ones(3), 0.01) - 1) / 4
+    np.testing.assert_allclose(plugged.prox(jnp.ones(3), 0.005**2), half, rtol=1e-6)
+    np.testing.assert_array_equal(plugged.prox(jnp.ones(3), 0.0), 1)
     with pytest.raises(ValueError, match="sigma_range"):
         energy.RED(wiener, jnp.asarray(2.0), 0.1, sigma_range=(0.2, 0.1))
     with pytest.raises(ValueError, match="pure function"):

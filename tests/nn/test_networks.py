@@ -109,3 +109,15 @@ def test_the_unet_is_pytorchs():
     slopes = jax.grad(lambda p: jnp.mean((apply(p, x) - y) ** 2))(params)
     for ours, theirs in zip(*map(jax.tree.leaves, (slopes, peer.gradient())), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * max(1, np.abs(theirs).max()))
+
+
+def test_mistakes_with_networks_are_named():
+    for make, message in (
+        (lambda: nn.UNet(4, rngs=nn.Rngs(0)), "channels: expected the channels of each scale"),
+        (lambda: nn.UNet((4, 8), rngs=0), r"rngs: expected nn.Rngs\(seed\)"),
+        (lambda: nn.UNet((4, 8), ndim=4, rngs=nn.Rngs(0)), "ndim"),
+        (lambda: nn.UNet((4, 8), rngs=nn.Rngs(0))(np.ones((8, 8, 1), np.complex64)), "on_images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    assert len(repr(nn.split(nn.UNet((4, 8), rngs=nn.Rngs(0)))[0])) < 80

@@ -143,6 +143,15 @@ def test_end_to_end_network_keeps_complete_data():
     out = apply(params, full, np.ones((16, 16)), 16)
     np.testing.assert_allclose(out, np.abs(x), atol=1e-4)
     np.testing.assert_allclose(np.abs(apply(params, full, np.ones((16, 16)), 16, "coils")), np.abs(x), atol=1e-4)
+    # lines along kx are missing, as in fastMRI's files: the maps come from the middle columns
+    kept = np.isin(np.arange(16), (0, 3, 6, 7, 8, 9, 12, 15))
+    lines = nn.join(apply, params).maps(kept[:, None] * full, 4)
+    columns = nn.join(apply, params).maps(kept * full, 4, -1)
+    middle = np.abs(np.arange(16) - 7.5) < 2
+    np.testing.assert_allclose(columns, nn.join(apply, params).maps(middle * full, 16), atol=1e-5)
+    assert lines.shape == columns.shape and apply(params, kept * full, np.broadcast_to(kept, (16, 16)), 4, axis=-1).shape == (16, 16)
+    with pytest.raises(ValueError, match="axis=-1"):
+        apply(params, kept * full, np.broadcast_to(kept, (16, 16)), 4)
 
 
 @pytest.mark.slow
