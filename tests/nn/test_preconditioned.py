@@ -52,7 +52,7 @@ def test_levels_it_was_not_trained_for_are_refused():
     denoise = nn.preconditioned(zero, 0.5, (0.1, 0.4))
     x = np.ones((2, 2), np.float32)
     for sigma in (0.5, 25.0, 0.0, -0.2, np.nan):
-        with pytest.raises(ValueError, match="sigma: expected a noise level in 0.1 … 0.4"):
+        with pytest.raises(ValueError, match=r"sigma: expected a noise level in 0\.1 … 0\.4"):
             denoise(None, x, sigma)
     assert np.all(np.isnan(jax.jit(denoise)(None, x, 0.5))) and np.all(np.isfinite(jax.jit(denoise)(None, x, 0.4)))
     with pytest.raises(ValueError, match="sigma"):
