@@ -26,7 +26,6 @@ def lsqr(apply: Map, adjoint: Map, b: Any, damping: float = 0.0, *, tolerance: f
     return run(apply, adjoint, b, damping, tolerance, max_steps)
 
 
-
 def _lsqr(apply, adjoint, b, damping, tolerance, max_steps):
     def normalized(v):
         n = norm(v)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from diffimg.core import check
@@ -52,7 +51,7 @@ class PlugAndPlay(Energy):
 
     Args:
         denoise: pure and hashable ``denoise(params, x, sigma)``. weight: ≥ 0, such that √(weight·step) is the level to remove at each
-            step: 0.01 … 0.05 for images of 0 … 1; ``ProximalGradient`` and ``ADMM`` bear a denoiser that expands better than ``FISTA``.
+            step, in units of the image. Tune it: for a CT of 60 views and images of 0 … 1, 0.004 to 0.01 did best, 0.03 harmed.
         sigma_range: the levels that the denoiser was trained for. Higher ones are refused where known, and NaN inside ``jit`` (a run ends
             with NONFINITE); below the lowest its correction shrinks with σ², as a score's does: a weight of 0 changes nothing.
 
@@ -129,7 +128,7 @@ def _admit_range(sigma_range):
     return low, high
 
 
-def within(name: str, sigma: jax.Array, sigma_range: tuple[float, float] | None) -> jax.Array:
+def within(name: str, sigma: Any, sigma_range: tuple[float, float] | None) -> Any:
     """Noise levels that a denoiser was trained for: others are an error where they are known, and NaN where they are traced."""
     if sigma_range is None:
         return sigma

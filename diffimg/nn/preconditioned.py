@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffimg.core import check
+from diffimg.energy.learned import within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +23,9 @@ class Preconditioned:
 
     def __call__(self, params: Any, x: Any, sigma: Any) -> jax.Array:
         x = jnp.asarray(x)
-        low, high = self.sigma_range or (0.0, float("inf"))
-        check.noise_level("sigma", sigma, (max(low, 1e-9), high))
+        sigma = within("sigma", sigma, self.sigma_range)
+        check.minimum("sigma", sigma, 0, strict=True)
         sigma = jnp.asarray(sigma, jnp.finfo(x.dtype).dtype)
-        if self.sigma_range is not None:
-            sigma = jnp.where((sigma >= low * (1 - 1e-4)) & (sigma <= high * (1 + 1e-4)), sigma, jnp.nan)
         each = sigma.reshape(*sigma.shape, *(1,) * (x.ndim - sigma.ndim)) if sigma.ndim else sigma
         total = jnp.sqrt(each**2 + self.sigma_data**2)
         out = self.network(params, x / total, jnp.log(sigma) / 4)
