@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffimg.core import check
-from diffimg.data.folders import PathLike, _folder, fastmri_folder, read_folder
+from diffimg.data.folders import PathLike, _folder, _images, _read, fastmri_folder
 from diffimg.data.lodopab import LoDoPaB
 from diffimg.data.photographs import SPLITS
 from diffimg.data.samples import _overlaps
@@ -77,7 +77,9 @@ def split_folder(path: PathLike, split: str) -> tuple[tuple[str, np.ndarray], ..
     """``read_folder`` of one split: a subfolder of that name, or a share of the files, as ``folder_slices`` says."""
     check.one_of("split", split, SPLITS)
     folder = _split_of(_folder(path), split)
-    return read_folder(folder) if folder != Path(path) else tuple(_share(read_folder(folder), split))
+    images = _images(folder)
+    chosen = images if folder != Path(path) else _share(images, split)
+    return tuple((files[0].name, _read(files)) for files in chosen)
 
 
 def _split_of(folder: Path, split: str) -> Path:

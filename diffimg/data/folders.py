@@ -48,15 +48,7 @@ def read_folder(path: PathLike, pattern: str | None = None, shape: Sequence[int]
             images of several shapes where they are to be stacked.
         ImportError: the package that reads a format is not installed (extra ``io``).
     """
-    folder = _folder(path)
-    files = [f for f in folder.glob(pattern or "*") if f.is_file() and not f.name.startswith(".")]
-    files = sorted((f for f in files if pattern or _is_image(f)), key=tiff._natural)
-    if not files:
-        wanted = f"files {pattern!r}" if pattern else f"images ({' '.join(SUFFIXES)}, or DICOM without a suffix)"
-        below = any(f.is_dir() for f in folder.iterdir())
-        remedy = "Its subfolders are not read: name one of them." if below else "Check the path."
-        check.fail("path", f"a folder with {wanted}", f"{path}, which has none", remedy)
-    pairs = tuple((group[0].name, _shaped(group[0].name, _read(group), shape)) for group in _series(files))
+    pairs = tuple((group[0].name, _shaped(group[0].name, _read(group), shape)) for group in _images(path, pattern))
     if not stack:
         return pairs
     first, one = pairs[0]
@@ -150,6 +142,19 @@ def fastmri_folder(path: PathLike, split: str | None = None, slices: Sequence[in
     if not files:
         check.fail("path", "a folder with .h5 files", f"{folder.name}, which has none", "Pass split to read a subfolder.")
     return FastMRIFolder(files, None if slices is None else tuple(int(s) for s in slices))
+
+
+def _images(path: PathLike, pattern: str | None = None) -> list[list[Path]]:
+    """The files of every image of a folder, not read yet."""
+    folder = _folder(path)
+    files = [f for f in folder.glob(pattern or "*") if f.is_file() and not f.name.startswith(".")]
+    files = sorted((f for f in files if pattern or _is_image(f)), key=tiff._natural)
+    if not files:
+        wanted = f"files {pattern!r}" if pattern else f"images ({' '.join(SUFFIXES)}, or DICOM without a suffix)"
+        below = any(f.is_dir() for f in folder.iterdir())
+        remedy = "Its subfolders are not read: name one of them." if below else "Check the path."
+        check.fail("path", f"a folder with {wanted}", f"{path}, which has none", remedy)
+    return _series(files)
 
 
 def _folder(path: PathLike) -> Path:

@@ -28,6 +28,8 @@ def adversarial(build: Callable[[Any], Energy], penalty: float = 10.0) -> Callab
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
             check.fail("batch", "(real images, fake images)", check.describe(batch))
         real, fake = batch
+        check.inexact("batch[0]", real)
+        check.inexact("batch[1]", fake)
         check.shape("fake", fake, real.shape, remedy="As many fake images as real ones, of one size.")
         energy = build(params)
         count = real.shape[0]

@@ -53,6 +53,7 @@ def diffusion_sample(
         check.fail("denoise", "a function of (x, sigma)", check.describe(denoise), remedy)
     if dtype is None:
         dtype = "float32" if operator is None else jax.tree.leaves(operator.domain)[0].dtype.name
+    check.inexact("dtype", jnp.zeros((), dtype), 'Images are "float32" or "complex64".')
     sigmas = jnp.asarray(check.array("sigmas", sigmas), jnp.finfo(dtype).dtype)
     check.minimum("strength", strength, 0)
     check.ndim("sigmas", sigmas, 1, "[level]")

@@ -49,6 +49,7 @@ def contrastive_divergence(
     check.minimum("size_penalty", size_penalty, 0.0)
 
     def compare(params, data, start, key):
+        check.inexact("batch", data)
         energy = build(params)
         fixed = jax.lax.stop_gradient(build(jax.lax.stop_gradient(params)))
         drawn = langevin(fixed, start, steps, step_size, key, temperature=temperature, method=method)

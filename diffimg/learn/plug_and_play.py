@@ -43,6 +43,7 @@ def dpir(
         check.fail("data", "an energy with a prox, such as LeastSquares(A, y)", repr(data))
     positive("noise_level", noise_level, "Noiseless data: give a small level, e.g. 0.01 of the brightest pixel.")
     positive("strength", strength)
+    check.inexact("x0", x0)
     dtype = jnp.finfo(jnp.result_type(x0)).dtype
     sigma = jnp.asarray(noise_level, dtype)
     lowest = 0.0 if prior.sigma_range is None else prior.sigma_range[0]
@@ -76,6 +77,7 @@ def lipschitz_estimate(prior: Any, x: Any, sigma: Any, key: Any, steps: int = 30
     check.positive_int("steps", steps)
     positive("sigma", sigma)
     x = jnp.asarray(x)
+    check.inexact("x", x)
     level = within("sigma", jnp.asarray(sigma, jnp.finfo(x.dtype).dtype), prior.sigma_range)
 
     def denoise(v):

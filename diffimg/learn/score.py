@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffimg.core import check
 from diffimg.core.random import standard_normal
@@ -24,6 +23,7 @@ def explicit_score_matching(build: Callable[[Any], Energy], score: Callable[[Any
     """
 
     def loss(params, batch, key=None):
+        check.inexact("batch", batch)
         return _mean_square(build(params).grad(batch) + score(batch)), {}
 
     return loss
@@ -38,6 +38,7 @@ def implicit_score_matching(build: Callable[[Any], Energy], probes: int = 1) -> 
 
     def loss(params, batch, key):
         energy = build(params)
+        check.inexact("batch", batch)
         check.real("batch", batch, "Take real and imaginary parts as two images.")
 
         def trace(key):
@@ -58,17 +59,18 @@ def denoising_score_matching(build: Callable[..., Energy], sigma: Any) -> Loss:
 
     P. Vincent, Neural Comput. 23 (2011) 1661; Y. Song, S. Ermon, NeurIPS 2019 (several levels).
     """
-    levels = np.asarray(check.array("sigma", np.asarray(sigma, np.float32)))
+    levels = check.array("sigma", sigma)
     positive("sigma", levels)
     if levels.ndim > 1:
         check.fail("sigma", "one level or a list of them", f"shape {levels.shape}")
 
     def loss(params, batch, key):
+        check.inexact("batch", batch)
         which, noise_key = jax.random.split(key)
         noise = standard_normal(noise_key, batch.shape, batch.dtype)
         if not levels.ndim:
             return denoising_loss(build(params), batch, noise, levels), {}
-        chosen = jnp.asarray(levels, noise.real.dtype)[jax.random.randint(which, batch.shape[:1], 0, len(levels))]
+        chosen = jnp.asarray(levels, noise.real.dtype)[jax.random.randint(which, batch.shape[:1], 0, levels.shape[0])]
         each = jax.vmap(lambda x, n, s: denoising_loss(build(params, s), x, n, s))
         return jnp.mean(each(batch, noise, chosen)), {}
 
@@ -86,14 +88,16 @@ def denoiser_score_matching(denoise: Callable[..., Any], sigma_range: tuple[floa
 
     T. Karras et al., NeurIPS 2022.
     """
-    low, high = (float(s) for s in sigma_range)
-    if not 0 < low < high:
+    low, high = sigma_range
+    positive("sigma_range[0]", low)
+    if check.is_concrete(low) and check.is_concrete(high) and not low < high:
         check.fail("sigma_range", "0 < least < largest level", str(sigma_range))
     check.minimum("sigma_data", sigma_data, 0.0, strict=True)
 
     def loss(params, batch, key):
+        check.inexact("batch", batch)
         level_key, noise_key = jax.random.split(key)
-        sigma = jnp.exp(jax.random.uniform(level_key, batch.shape[:1], batch.real.dtype, np.log(low), np.log(high)))
+        sigma = jnp.exp(jax.random.uniform(level_key, batch.shape[:1], batch.real.dtype, jnp.log(low), jnp.log(high)))
         each = sigma.reshape(-1, *(1,) * (batch.ndim - 1))
         error = denoise(params, batch + each * standard_normal(noise_key, batch.shape, batch.dtype), sigma) - batch
         weight = (each**2 + sigma_data**2) / (each * sigma_data) ** 2
@@ -114,12 +118,14 @@ def tweedie(energy: Energy, y: Any, sigma: Any) -> Any:
     B. Efron, J. Am. Stat. Assoc. 106 (2011) 1602.
     """
     positive("sigma", sigma)
+    check.inexact("y", y)
     return y - jnp.asarray(sigma, jnp.finfo(jnp.result_type(y)).dtype) ** 2 * energy.grad(y)
 
 
 def denoiser_score(denoise: Callable[[Any, Any], Any], y: Any, sigma: Any) -> Any:
     """∇log p_σ(y) = (D(y, σ) − y)/σ², the score that belongs to a denoiser of least squared error."""
     positive("sigma", sigma)
+    check.inexact("y", y)
     return (denoise(y, sigma) - y) / jnp.asarray(sigma, jnp.finfo(jnp.result_type(y)).dtype) ** 2
 
 

@@ -47,6 +47,7 @@ def sure(network: Network, sigma: Any, probes: int = 1) -> Loss:
     check.positive_int("probes", probes)
 
     def loss(params, batch, key):
+        check.inexact("batch", batch)
         check.real("batch", batch, "Take real and imaginary parts as two images.")
         variance = jnp.asarray(sigma, batch.dtype) ** 2
 

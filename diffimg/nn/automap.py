@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffimg.core import check
-from diffimg.nn.layers import Convolution
+from diffimg.nn.layers import Convolution, standard_normal
 
 
 class Automap(nnx.Module):
@@ -47,8 +47,8 @@ class Automap(nnx.Module):
             expected = f"weights of at most {memory_limit / 2**30:.3g} GiB"
             got = f"{inputs} → {hidden} → {outputs}, {needed / 2**30:.3g} GiB"
             check.fail("data_shape, image_shape", expected, got, "Take smaller images or hidden=, or raise memory_limit.")
-        self.first = nnx.Param(jax.random.normal(rngs.params(), (inputs, hidden)) / math.sqrt(inputs))
-        self.second = nnx.Param(0.1 * jax.random.normal(rngs.params(), (hidden, outputs)) / math.sqrt(hidden))
+        self.first = nnx.Param(standard_normal(rngs, (inputs, hidden)) / math.sqrt(inputs))
+        self.second = nnx.Param(0.1 * standard_normal(rngs, (hidden, outputs)) / math.sqrt(hidden))
         if width:
             sizes = ((channels, width, 5), (width, width, 5), (width, channels, 7))
             gains = (2.0, 2.0, 0.0)

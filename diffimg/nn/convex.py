@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffimg.core import check
-from diffimg.nn.layers import Convolution, DownConvolution, admit, sizes
+from diffimg.nn.layers import Convolution, DownConvolution, admit, sizes, standard_normal
 
 
 class InputConvexNetwork(nnx.Module):
@@ -33,8 +33,8 @@ class InputConvexNetwork(nnx.Module):
         options = {"ndim": ndim, "rngs": rngs}
         self.of_image = nnx.List([Convolution(channels, width, size, gain=1.0, **options) for _ in range(depth)])
         # softplus⁻¹ of weights whose sum over a layer's inputs is 1, so that values keep their size
-        fill = jnp.log(jnp.expm1(jnp.asarray(1.0 / width)))
-        self.of_layer = nnx.List([nnx.Param(fill + 0.1 * jax.random.normal(rngs.params(), (width, width))) for _ in range(depth - 1)])
+        fill = jnp.log(jnp.expm1(jnp.asarray(1.0 / width, jnp.float32)))
+        self.of_layer = nnx.List([nnx.Param(fill + 0.1 * standard_normal(rngs, (width, width))) for _ in range(depth - 1)])
 
     def __call__(self, x: Any) -> jax.Array:
         x = admit(x, self.channels, self.ndim)

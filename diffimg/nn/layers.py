@@ -30,8 +30,8 @@ class Convolution(nnx.Module):
         admit_rngs(rngs)
         shape = (*(size,) * ndim, inputs, outputs)
         deviation = math.sqrt(gain / (inputs * size**ndim))
-        self.kernel = nnx.Param(deviation * jax.random.normal(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.kernel = nnx.Param(deviation * standard_normal(rngs, shape))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
 
     def __call__(self, x: Any) -> jax.Array:
         return convolve(x, self.kernel[...], None if self.bias is None else self.bias[...])
@@ -42,8 +42,8 @@ class DownConvolution(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, ndim: int = 2, bias: bool = True, rngs: nnx.Rngs):
         shape = (*(2,) * ndim, inputs, outputs)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) / math.sqrt(inputs * 2**ndim))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.kernel = nnx.Param(standard_normal(rngs, shape) / math.sqrt(inputs * 2**ndim))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
 
     def __call__(self, x: Any) -> jax.Array:
         return down_convolve(x, self.kernel[...], None if self.bias is None else self.bias[...])
@@ -53,8 +53,8 @@ class UpConvolution(nnx.Module):
     """``[..., *space, inputs]`` → ``[..., *2·space, outputs]``: a transposed convolution of size and stride 2."""
 
     def __init__(self, inputs: int, outputs: int, *, ndim: int = 2, bias: bool = True, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, *(2,) * ndim, outputs)) / math.sqrt(inputs))
-        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+        self.kernel = nnx.Param(standard_normal(rngs, (inputs, *(2,) * ndim, outputs)) / math.sqrt(inputs))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
 
     def __call__(self, x: Any) -> jax.Array:
         return up_convolve(x, self.kernel[...], None if self.bias is None else self.bias[...])
@@ -69,6 +69,11 @@ def padded(x: Any, step: int, ndim: int) -> jax.Array:
     if not any(fill):
         return x
     return jnp.pad(x, ((0, 0),) * (x.ndim - ndim - 1) + tuple((0, f) for f in fill) + ((0, 0),), mode="edge")
+
+
+def standard_normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
+    """Numbers to start from: float32 whatever JAX's default is, so that a network does not promote its images."""
+    return jax.random.normal(rngs.params(), shape, jnp.float32)
 
 
 def admit_rngs(rngs: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from diffimg.core import check
@@ -29,6 +30,8 @@ class LISTA(nnx.Module):
         check.finite("dictionary", dictionary)
         check.minimum("weight", weight, 0.0, strict=True)
         self.iterations = check.positive_int("iterations", iterations)
+        if not np.any(dictionary):
+            check.fail("dictionary", "atoms that are not all 0", "zeros only")
         top = jnp.linalg.norm(dictionary, 2) ** 2
         self.encode = nnx.Param(dictionary.T / top)
         self.inhibit = nnx.Param(jnp.eye(dictionary.shape[1], dtype=dictionary.dtype) - dictionary.T @ dictionary / top)

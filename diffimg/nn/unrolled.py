@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from diffimg.core import check, linalg
+from diffimg.core import check
+from diffimg.energy import LeastSquares
 from diffimg.energy.filter_bank import dct_filters, responses
 from diffimg.forward.operator import Operator
-from diffimg.nn.layers import Convolution
+from diffimg.nn.layers import Convolution, standard_normal
 
 
 class _Chain(nnx.Module):
@@ -87,7 +88,7 @@ class LearnedPGM(_Unrolled):
         self, iterations: int = 6, *, complex_values: bool = False, width: int = 32, depth: int = 3, shared: bool = False, rngs: nnx.Rngs
     ):
         self._settle(iterations, width, depth, complex_values)
-        self.steps = nnx.Param(jnp.ones(iterations))
+        self.steps = nnx.Param(jnp.ones(iterations, jnp.float32))
         self.networks = nnx.List([_Chain(self.channels, self.channels, width, depth, rngs) for _ in range(1 if shared else iterations)])
 
     def __call__(self, y: Any, operator: Operator, x0: Any = None) -> jax.Array:
@@ -122,12 +123,14 @@ class VariationalNetwork(_Unrolled):
         if check.positive_int("knots", knots) < 2:
             check.fail("knots", "at least 2", str(knots))
         self.extent = float(extent)
-        start = jnp.asarray(dct_filters(size)) / size
+        if check.positive_int("size", size) < 2:
+            check.fail("size", "filters of at least 2×2", str(size), "A filter of one pixel has mean 0 only if it is 0.")
+        start = jnp.asarray(dct_filters(size), jnp.float32) / size
         start = jnp.tile(start, (-(-count * self.channels // len(start)), 1, 1))[: count * self.channels]
-        noise = 0.02 / size * jax.random.normal(rngs.params(), (iterations, *start.shape))
+        noise = 0.02 / size * standard_normal(rngs, (iterations, *start.shape))
         self.filters = nnx.Param((start + noise).reshape(iterations, self.channels, count, size, size))
-        self.activations = nnx.Param(jnp.zeros((iterations, count, knots)))
-        self.steps = nnx.Param(jnp.ones(iterations))
+        self.activations = nnx.Param(jnp.zeros((iterations, count, knots), jnp.float32))
+        self.steps = nnx.Param(jnp.ones(iterations, jnp.float32))
 
     def __call__(self, y: Any, operator: Operator, x0: Any = None) -> jax.Array:
         x, back = self._start(y, operator, x0)
@@ -163,7 +166,8 @@ class VariationalNetwork(_Unrolled):
 class MoDL(_Unrolled):
     """x ← argmin ½‖Ax − y‖² + λ/2 ‖x − D(x)‖², D = identity + CNN the same in every iteration, λ learned.
 
-    The inner problem is solved by conjugate gradients to ``tolerance``; derivatives are implicit, with the same solver.
+    The inner problem is solved in closed form where the operator allows it (one-coil k-space), otherwise by conjugate gradients to
+    ``tolerance``, whose derivatives are implicit.
 
     ``network(y, A, x0)`` with y ``[..., *data]``, A of norm about 1 and y scaled likewise, x0 by default Aᴴy → ``[..., y, x]``.
 
@@ -184,14 +188,11 @@ class MoDL(_Unrolled):
         self.network = _Chain(self.channels, self.channels, width, depth, rngs)
 
     def __call__(self, y: Any, operator: Operator, x0: Any = None) -> jax.Array:
-        x, back = self._start(y, operator, x0)
-        weight = jnp.exp(self.log_weight[...]).astype(x.real.dtype)
+        x, _ = self._start(y, operator, x0)
+        step = jnp.exp(-self.log_weight[...]).astype(x.real.dtype)
+        data = LeastSquares(operator, y, tolerance=self.tolerance, max_steps=self.cg_steps).prepare()
         for _ in range(self.iterations):
-            z = x + self._image(self.network(self._channels(x)))
-            x = linalg.cg(
-                lambda v: operator.normal(v) + weight * v, back + weight * z, jax.lax.stop_gradient(z), tolerance=self.tolerance,
-                max_steps=self.cg_steps,
-            ).x  # fmt: skip
+            x = data.prox(x + self._image(self.network(self._channels(x))), step)
         return x
 
 

@@ -33,7 +33,7 @@ class EndToEndVarNet(nnx.Module):
         check.positive_int("cascades", cascades)
         self.of_maps = UNet(map_channels, 2, 2, activation="silu", residual=True, rngs=rngs)
         self.networks = nnx.List([_Refinement(channels, rngs) for _ in range(cascades)])
-        self.steps = nnx.Param(jnp.ones(cascades))
+        self.steps = nnx.Param(jnp.ones(cascades, jnp.float32))
 
     def __call__(self, kspace: Any, mask: Any, centre: int, combine: str = "rss", axis: int = -2) -> jax.Array:
         """

@@ -23,6 +23,10 @@ def test_split_by_file_and_averaged_over_areas(tmp_path):
     pairs = data.split_folder(tmp_path, "validation")
     assert [name for name, _ in pairs] == ["im10.npy"]
     assert len(data.patches(pairs, 8)) == 12
+    (tmp_path / "im0.npy").write_bytes(b"broken")  # a file of the training split
+    assert data.split_folder(tmp_path, "test")[0][0] == "im11.npy"
+    with pytest.raises(ValueError, match="im0.npy"):
+        data.split_folder(tmp_path, "train")
 
 
 def test_subfolders_volumes_and_negative_values(tmp_path):

@@ -35,6 +35,32 @@ def test_chains_of_a_cold_limit_or_of_integers_are_refused():
         learn.langevin(lambda x: jnp.sum(x**2), jnp.ones((2, 2)), 5, 0.1, KEY)
 
 
+INTEGERS = np.ones((2, 4, 4), int)
+SMOOTH = lambda weight, sigma=None: energy.SmoothTV(weight, 0.1)  # noqa: E731
+
+
+@pytest.mark.parametrize("loss", [
+    learn.explicit_score_matching(SMOOTH, lambda x: -x), learn.implicit_score_matching(SMOOTH), learn.denoising_score_matching(SMOOTH, 0.1),
+    learn.denoiser_score_matching(lambda p, x, s: x, (0.1, 1.0), 0.3), learn.contrastive_divergence(SMOOTH, 2, 0.1),
+    learn.sure(lambda p, y: p * y, 0.1), lambda p, batch, key: learn.adversarial(SMOOTH)(p, (batch, batch), key),
+    lambda p, y, key: learn.tweedie(SMOOTH(p), y, 0.1), lambda p, y, key: learn.denoiser_score(lambda y, s: y, y, 0.1),
+])  # fmt: skip
+def test_images_of_integers_are_refused(loss):
+    with pytest.raises(ValueError, match=r"(batch|y)(\[0\])?: expected a floating or complex dtype, got int"):
+        loss(0.3, INTEGERS, KEY)
+
+
+def test_levels_of_noise_may_be_traced():
+    batch = jnp.asarray(RNG.normal(size=(3, 4, 4)), "float32")
+    for levels in (0.2, np.array([0.1, 0.2])):
+        value = lambda s: learn.denoising_score_matching(SMOOTH, s)(0.3, batch, KEY)[0]  # noqa: E731
+        np.testing.assert_allclose(jax.jit(value)(levels), value(levels), rtol=1e-5)
+    ends = lambda low: learn.denoiser_score_matching(lambda p, x, s: x, (low, 1.0), 0.3)(None, batch, KEY)[0]  # noqa: E731
+    np.testing.assert_allclose(jax.jit(ends)(0.1), ends(0.1), rtol=1e-5)
+    with pytest.raises(ValueError, match="sigma_range"):
+        ends(2.0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
 def test_contrastive_divergence_learns_energy_over_temperature(temperature):
     """Maximum likelihood of exp(−E/T): E = T · E₁. Sampling error of 1/variance from 24 000 values: 0.9 %; of the training: a few %."""

@@ -121,3 +121,16 @@ def test_mistakes_with_networks_are_named():
         with pytest.raises(ValueError, match=message):
             make()
     assert len(repr(nn.split(nn.UNet((4, 8), rngs=nn.Rngs(0)))[0])) < 80
+
+
+@pytest.mark.parametrize("build", [
+    lambda rngs: nn.UNet((2, 3), rngs=rngs), lambda rngs: nn.DRUNet(1, (2, 3), 1, rngs=rngs), lambda rngs: nn.DnCNN(1, 2, 3, rngs=rngs),
+    lambda rngs: nn.Critic(1, (2, 3), rngs=rngs), lambda rngs: nn.InputConvexNetwork(1, 2, 2, rngs=rngs),
+    lambda rngs: nn.Automap((4, 4), (4, 4), width=2, rngs=rngs), lambda rngs: nn.VariationalNetwork(1, filters=2, size=3, rngs=rngs),
+    lambda rngs: nn.MoDL(1, width=2, rngs=rngs), lambda rngs: nn.LearnedPGM(1, width=2, rngs=rngs),
+    lambda rngs: nn.LearnedPrimalDual(1, width=2, rngs=rngs), lambda rngs: nn.EndToEndVarNet(1, (2, 3), (2, 3), rngs=rngs),
+    lambda rngs: nn.Inpainting((2, 3), rngs=rngs),
+])  # fmt: skip
+def test_networks_are_single_precision_in_double_mode_too(build, x64):
+    """Otherwise they would promote the images."""
+    assert {v.dtype.name for v in jax.tree.leaves(nn.split(build(nnx.Rngs(0)))[1])} == {"float32"}

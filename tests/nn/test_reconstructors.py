@@ -212,6 +212,8 @@ def test_lista_starts_as_iterative_soft_thresholding(x64):
         apply(params, y[:, :5])
     with pytest.raises(ValueError, match="weight"):
         nn.LISTA(A, 0.0)
+    with pytest.raises(ValueError, match="dictionary"):
+        nn.LISTA(0 * A, 0.3)
 
 
 def test_inpainting_keeps_what_was_measured():

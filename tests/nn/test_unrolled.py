@@ -163,3 +163,5 @@ def test_mistakes_are_explained():
             nn.LearnedPGM(**{"iterations": 2} | options, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="memory"):
         nn.LearnedPrimalDual(2, memory=1, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="size"):
+        nn.VariationalNetwork(2, size=1, rngs=nnx.Rngs(0))
