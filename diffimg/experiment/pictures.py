@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,9 @@ def grid(rows: Sequence[Sequence[Panel | Plot | None]], title: str = "", width: 
                 _plot(ax, panel, aspect)
                 continue
             drawn = _draw(ax, panel)
+            # a long line would push the columns apart
+            lines = [textwrap.fill(line, max(14, int(7 * cell))) for line in panel.title.splitlines()]
+            ax.set_title("\n".join(lines), fontsize=13)
             following = row[k + 1] if k + 1 < columns else None
             if not isinstance(following, Panel) or _scale(following) != _scale(panel):
                 bar = figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02, extend=_overflow(row, panel))
@@ -156,7 +160,6 @@ def _draw(ax: Axes, panel: Panel):
         ax.set_box_aspect(1)
     else:
         drawn = ax.imshow(image, **kind, interpolation="nearest")
-    ax.set_title(panel.title, fontsize=13)
     if panel.axes:
         ax.set_xlabel(panel.axes[0], fontsize=11)
         ax.set_ylabel(panel.axes[1], fontsize=11)

@@ -31,6 +31,32 @@ def test_metropolis_is_exact_and_unadjusted_langevin_has_its_known_bias():
     assert 0.7 < float(exact.acceptance.mean()) < 0.99 and float(biased.acceptance.min()) == 1
 
 
+@pytest.mark.parametrize("complex_values", [False, True])
+def test_kinetic_langevin_is_exact_on_quadratics_at_any_step_and_crosses_flat_directions(complex_values):
+    """Curvatures 1 and 1/400, 200 steps: without momentum the flat direction needs τ·c·n = 0.35 of its time, and stays narrow."""
+    curvature = jnp.asarray([1.0, 1 / 400])
+    start = jnp.zeros((1000, 2), jnp.complex64 if complex_values else jnp.float32)
+    parts = 2 if complex_values else 1
+    for tau in (0.3, 1.2):
+        samples = learn.langevin(gaussian(curvature), start, 400, tau, KEY, temperature=0.5, burn_in=200, method="kinetic", momentum=0.85)
+        np.testing.assert_allclose(learn.pooled(samples)[1] ** 2, parts * 0.5 / curvature, rtol=0.06)
+    slow = learn.langevin(gaussian(curvature), start, 400, 0.3, KEY, temperature=0.5, burn_in=200)
+    assert float(learn.pooled(slow)[1][1] ** 2) < 0.5 * parts * 0.5 / float(curvature[1])
+    with pytest.raises(ValueError, match="momentum"):
+        learn.langevin(gaussian(curvature), start, 4, 0.3, KEY, method="kinetic", momentum=1.0)
+
+
+def test_kinetic_langevin_samples_a_double_well():
+    """Not a quadratic: moments against SciPy's integrals of exp(−(x² − 1)²)."""
+    well = energy.Network(lambda p, x: p * jnp.sum((x**2 - 1) ** 2), jnp.ones(()))
+    samples = learn.langevin(well, jnp.zeros((500, 1)), 2000, 0.02, KEY, burn_in=400, method="kinetic")
+    density = lambda x: np.exp(-((x**2 - 1) ** 2))  # noqa: E731
+    from scipy.integrate import quad
+
+    variance = quad(lambda x: x**2 * density(x), -4, 4)[0] / quad(density, -4, 4)[0]
+    np.testing.assert_allclose(learn.pooled(samples)[1][0] ** 2, variance, rtol=0.02)
+
+
 def test_complex_samples_and_temperature():
     start, options = jnp.zeros((400, 2), jnp.complex64), {"burn_in": 80, "method": "metropolis"}
     samples = learn.langevin(gaussian(2.0), start, 400, 0.2, KEY, temperature=0.5, **options)
