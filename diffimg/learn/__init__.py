@@ -7,7 +7,7 @@ from diffimg.learn.diffusion import diffusion_sample
 from diffimg.learn.likelihood import Replay, contrastive_divergence
 from diffimg.learn.plug_and_play import LipschitzEstimate, dpir, lipschitz_estimate
 from diffimg.learn.pretrained import Pretrained, pretrained, pretrained_names
-from diffimg.learn.sampling import Samples, langevin, pooled, posterior
+from diffimg.learn.sampling import Samples, langevin, pooled, posterior, scale_reduction
 from diffimg.learn.score import (
     denoiser_score,
     denoiser_score_matching,
@@ -51,6 +51,7 @@ __all__ = [
     "pretrained",
     "pretrained_names",
     "save_weights",
+    "scale_reduction",
     "split_mask",
     "ssdu",
     "sure",

@@ -151,6 +151,21 @@ def pooled(samples: Samples) -> tuple[Any, Any]:
     return mean, jnp.sqrt(jnp.mean(samples.standard_deviation**2 + (apart * jnp.conj(apart)).real, 0))
 
 
+def scale_reduction(samples: Samples) -> Any:
+    """R̂ = √(1 + variance of the chains' means / mean variance within them) of every value: near 1 once the chains tell the same, above 1.1
+    they have not settled: take more steps, or ask whether exp(−E) has an integral at all. At least two chains.
+
+    A. Gelman, D. B. Rubin, Stat. Sci. 7 (1992) 457.
+    """
+    count = samples.mean.shape[0]
+    if count < 2:
+        check.fail("samples", "at least two chains", str(count))
+    apart = samples.mean - jnp.mean(samples.mean, 0)
+    between = jnp.sum((apart * jnp.conj(apart)).real, 0) / (count - 1)
+    within = jnp.mean(samples.standard_deviation**2, 0)
+    return jnp.sqrt(1 + between / jnp.maximum(within, jnp.finfo(within.dtype).tiny))
+
+
 def posterior(
     data: Energy, prior: Energy, x0: Any, steps: int, step_size: Any, key: Any, *, chains: int = 4, burn_in: int | None = None,
     **options: Any,

@@ -46,6 +46,20 @@ def test_kinetic_langevin_is_exact_on_quadratics_at_any_step_and_crosses_flat_di
         learn.langevin(gaussian(curvature), start, 4, 0.3, KEY, method="kinetic", momentum=1.0)
 
 
+def test_scale_reduction_tells_chains_that_have_not_settled():
+    """White noise: 1. A random walk, which never settles: well above 1.1.."""
+    start = jnp.zeros((4, 500))
+    settled = learn.langevin(gaussian(1.0), start, 400, 0.5, KEY, burn_in=50, method="kinetic", momentum=0.0)
+    assert float(jnp.max(learn.scale_reduction(settled))) < 1.1
+    walk = learn.langevin(gaussian(0.0), start, 400, 0.5, KEY)
+    reduction = learn.scale_reduction(walk)
+    assert float(jnp.mean(reduction)) > 1.3
+    means, deviations = np.asarray(walk.mean), np.asarray(walk.standard_deviation)
+    np.testing.assert_allclose(reduction, np.sqrt(1 + means.var(0, ddof=1) / (deviations**2).mean(0)), rtol=1e-4)
+    with pytest.raises(ValueError, match="two chains"):
+        learn.scale_reduction(learn.langevin(gaussian(1.0), start[:1], 4, 0.5, KEY))
+
+
 def test_kinetic_langevin_samples_a_double_well():
     """Not a quadratic: moments against SciPy's integrals of exp(−(x² − 1)²)."""
     well = energy.Network(lambda p, x: p * jnp.sum((x**2 - 1) ** 2), jnp.ones(()))

@@ -70,7 +70,7 @@ def build(problem: Problem, config: Any, run: Any, key: Any, seed: int) -> Metho
     def posterior(x, y, key):
         drawn = samples(y, key)
         mean = jnp.mean(drawn, 0)
-        return mean, jnp.sqrt(jnp.sum(jnp.abs(drawn - mean) ** 2, 0) / (section.samples - 1))
+        return mean, jnp.sqrt(jnp.sum(jnp.abs(drawn - mean) ** 2, 0) / (section.samples - 1)), jnp.ones(())  # independent samples
 
     model = {"kind": "score", "channels": channels, "widths": section.widths, "blocks": section.blocks}
     model |= {"sigma_data": section.sigma_data, "sigma_range": list(section.sigma_range)}

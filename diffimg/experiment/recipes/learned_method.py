@@ -15,7 +15,7 @@ class Method:
     """``reconstruct(y)`` → images.
 
     ``parameters``: how many numbers. ``weight``: what was chosen on validation; ``at_edge``: from the end of its list.
-    ``outcome``: of the training. ``model``: what the file of weights says. ``posterior(x, y, key)`` → (mean, standard deviation) of samples
+    ``outcome``: of the training. ``model``: what the file of weights says. ``posterior(x, y, key)`` → (mean, standard deviation, R̂) of samples
     given the data, ``draws`` of them (None: very many).
     """
 
@@ -24,7 +24,7 @@ class Method:
     weight: float | None = None
     outcome: Outcome | None = None
     model: dict[str, Any] | None = None
-    posterior: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
+    posterior: Callable[[Any, Any, Any], tuple[Any, Any, Any]] | None = None
     draws: int | None = None
     at_edge: bool = False
 

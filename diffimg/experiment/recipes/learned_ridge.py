@@ -80,6 +80,7 @@ def _settings(problem, config, section, seed, steps):
     return {"problem": config.problem_settings(problem.name), "ridge": section.model_dump(exclude={*steps}), "seed": seed}
 
 
+CHAIN, BURN_IN = 1000, 250  # steps of posterior sampling
 FITTED = {"multiples", "sizes", "stops"}  # after the training
 IMAGES = {"principle_steps", "principle_batch", "sigma", "chain_steps", "chain_size", "chains"}  # of the principles that look at images
 
@@ -198,7 +199,7 @@ def _principle(name, problem, config, run, key, seed):
     size = second.weight
     third = tuned(problem, lambda w, y: solve_all(natural * w, size, y), [first.weight / size * m for m in (0.5, 0.7, 1.0, 1.4, 2.0)], True)
     weight = natural * third.weight
-    posterior = _posterior(problem, prior_of(result.params, section.weak, weight, size))
+    posterior = _posterior(problem, prior_of(result.params, section.weak, natural))  # the density that was learned
     model = _model(section, problem, weight, size)
     return Method.learned(result, lambda y: solve_all(weight, size, y), posterior=posterior, model=model, weight=third.weight)
 
@@ -239,17 +240,18 @@ def _model(section, problem, weight, size):
 
 
 def _posterior(problem, prior):
-    """Samples of exp(−(½‖Ax − y‖² + R)/σ²), σ the noise of the data, from the minimiser on: (mean, standard deviation)."""
+    """Two chains of exp(−(½‖Ax − y‖² + R)/σ²), σ the noise of the data, from the minimiser on: (mean, standard deviation, R̂)."""
     import jax
+    import jax.numpy as jnp
 
     from diffimg import energy, learn
 
     @jax.jit
     def sample(x, y, key):
         target = energy.LeastSquares(problem.operator, y) + prior
-        size = 0.2 / (1 + prior.lipschitz())
-        options = {"temperature": problem.noise**2, "burn_in": 500, "method": "unadjusted"}
-        samples = learn.langevin(target, x, 1500, size, key, **options)
-        return samples.mean, samples.standard_deviation
+        size = 0.5 / (1 + prior.lipschitz())
+        options = {"temperature": problem.noise**2, "burn_in": BURN_IN, "method": "kinetic", "momentum": 0.95}
+        samples = learn.langevin(target, jnp.stack([x, x]), CHAIN, size, key, **options)
+        return *learn.pooled(samples), jnp.sqrt(jnp.mean(learn.scale_reduction(samples) ** 2))
 
     return sample
