@@ -25,7 +25,7 @@ def test_split_by_file_and_averaged_over_areas(tmp_path):
     assert len(data.patches(pairs, 8)) == 12
     (tmp_path / "im0.npy").write_bytes(b"broken")  # a file of the training split
     assert data.split_folder(tmp_path, "test")[0][0] == "im11.npy"
-    with pytest.raises(ValueError, match="im0.npy"):
+    with pytest.raises(ValueError, match=r"im0\.npy"):
         data.split_folder(tmp_path, "train")
 
 

@@ -15,8 +15,8 @@ class Method:
     """``reconstruct(y)`` → images.
 
     ``parameters``: how many numbers. ``weight``: what was chosen on validation; ``at_edge``: from the end of its list.
-    ``outcome``: of the training. ``model``: what the file of weights says. ``posterior(x, y, key)`` → (mean, standard deviation, R̂) of samples
-    given the data, ``draws`` of them (None: very many).
+    ``outcome``: of the training. ``model``: what the file of weights says. ``posterior(x, y, key)`` → (mean, standard deviation, R̂) of
+    samples given the data, ``draws`` of them (None: very many).
     """
 
     reconstruct: Callable[[Any], Any]
