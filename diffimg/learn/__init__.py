@@ -52,6 +52,7 @@ __all__ = [
     "pretrained_names",
     "save_weights",
     "scale_reduction",
+    "scale_reduction",
     "split_mask",
     "ssdu",
     "sure",

@@ -33,7 +33,7 @@ def test_metropolis_is_exact_and_unadjusted_langevin_has_its_known_bias():
 
 @pytest.mark.parametrize("complex_values", [False, True])
 def test_kinetic_langevin_is_exact_on_quadratics_at_any_step_and_crosses_flat_directions(complex_values):
-    """Curvatures 1 and 1/400, 200 steps: without momentum the flat direction needs τ·c·n = 0.35 of its time, and stays narrow."""
+    """Curvatures 1 and 1/400: without momentum 400 steps are τ·c·n = 0.3 of the flat direction's time, and it stays narrow."""
     curvature = jnp.asarray([1.0, 1 / 400])
     start = jnp.zeros((1000, 2), jnp.complex64 if complex_values else jnp.float32)
     parts = 2 if complex_values else 1
