@@ -52,7 +52,6 @@ __all__ = [
     "pretrained_names",
     "save_weights",
     "scale_reduction",
-    "scale_reduction",
     "split_mask",
     "ssdu",
     "sure",
