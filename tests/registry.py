@@ -180,6 +180,8 @@ def image_of(name, t):
 SOLVERS = {
     "gradient descent": (lambda: s.GradientDescent(), "smooth"),
     "conjugate gradient": (lambda: s.ConjugateGradient(), "smooth"),
+    "l-bfgs": (lambda: s.LBFGS(), "smooth"),
+    "levenberg-marquardt": (lambda: s.LevenbergMarquardt(), "least squares"),
     "proximal gradient": (lambda: s.ProximalGradient(), "proximable"),
     "proximal gradient, backtracking": (lambda: s.ProximalGradient(backtracking=0.5), "proximable"),
     "fista": (lambda: s.FISTA(), "proximable"),
@@ -205,6 +207,8 @@ def problem(kind, t):
     data = e.LeastSquares(f.Matrix(array(NOISE[:12, :6] / 4, t)), array(NOISE[:12, 7], t))
     if kind == "smooth":
         return s.Problem(smooth=data + e.SquaredL2(array(0.1, t)))
+    if kind == "least squares":
+        return s.Problem(smooth=data)
     if kind == "proximable":
         return s.Problem(smooth=data, proximable=e.L1(array(0.05, t)))
     if kind == "counts":

@@ -121,9 +121,12 @@ class NCC(Similarity):
     def _value(self, fixed, moving, weights, spacing):
         a = fixed - weighted_mean(fixed, weights)
         b = moving - weighted_mean(moving, weights)
-        covariance = weighted_mean(a * b, weights)
-        variances = [weighted_mean(d**2, weights) + self.floor**2 * weighted_mean(v**2, weights) for d, v in ((a, fixed), (b, moving))]
-        return 1 - ratio(covariance, root(variances[0] * variances[1]))
+        floors = [self.floor**2 * weighted_mean(v**2, weights) for v in (fixed, moving)]
+        squares = [weighted_mean(d**2, weights) + low for d, low in zip((a, b), floors, strict=True)]
+        # half the squared distance of the normalized images: 1 − corr would cancel where they agree
+        distance = weighted_mean((ratio(a, root(squares[0])) - ratio(b, root(squares[1]))) ** 2, weights)
+        missing = [jnp.where(s > 0, ratio(low, s), 1) for low, s in zip(floors, squares, strict=True)]
+        return 0.5 * (distance + missing[0] + missing[1])
 
 
 def _floating(name, value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from diffimg.core import check
 from diffimg.core.pytree import pytree, static
 from diffimg.data.grid import Grid
 from diffimg.forward.interpolation import interpolate_planes
-from diffimg.forward.spline_lattice import basis, spline_lattice
+from diffimg.forward.spline_lattice import basis, separable, spline_lattice
 from diffimg.forward.transform import Transform, determinant, grid_planes, to_index, value_and_jacobian
 
 
@@ -35,6 +35,7 @@ class FreeForm(Transform):
     D. Rueckert et al., IEEE Transactions on Medical Imaging 1999.
     """
 
+    free: ClassVar[dict[str, str]] = {"coefficients": "mm"}
     coefficients: Any
     lattice: Grid = static()
     order: int = static(default=3)
@@ -60,6 +61,19 @@ class FreeForm(Transform):
     @property
     def ndim(self):
         return self.lattice.ndim
+
+    def refined(self, lattice: Grid) -> FreeForm:
+        """The same deformation on another lattice with the same axes: exact where its knots are among the new ones, else the least
+        squares fit."""
+        inside = tuple(4 * (n - self.order) for n in lattice.shape)  # samples: four a cell
+        spacing = tuple(h / 4 for h in lattice.spacing)
+        first = np.asarray(lattice.spacing) * (self.order - 1) / 2 + np.asarray(spacing) / 2
+        origin = np.asarray(lattice.origin) + np.asarray(lattice.direction) @ first
+        grid = Grid(inside, spacing, tuple(origin.tolist()), lattice.direction)
+        to_samples = [basis(grid, self.lattice, self.order, k) for k in range(self.ndim)]
+        from_samples = [np.linalg.pinv(basis(grid, lattice, self.order, k)) for k in range(self.ndim)]
+        matrices = [b @ a for a, b in zip(to_samples, from_samples, strict=True)]
+        return FreeForm(separable(self.coefficients, matrices), lattice, self.order)
 
     def _map(self, planes):
         index = to_index(planes, self.lattice)
@@ -120,6 +134,7 @@ class DisplacementField(Transform):
         ValueError: shapes do not fit.
     """
 
+    free: ClassVar[dict[str, str]] = {"vectors": "samples"}
     vectors: Any
     grid: Grid = static()
     outside: str = static(default="nearest")
@@ -189,6 +204,7 @@ class VelocityField(Transform):
     V. Arsigny et al., MICCAI 2006; J. Ashburner, NeuroImage 2007.
     """
 
+    free: ClassVar[dict[str, str]] = {"vectors": "samples"}
     vectors: Any
     grid: Grid = static()
     steps: int = static(default=7)

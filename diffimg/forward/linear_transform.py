@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ class Translation(LinearTransform):
         translation: t, ``[2]`` or ``[3]`` mm, array order.
     """
 
+    free: ClassVar[dict[str, str]] = {"translation": "mm"}
     translation: Any
 
     def __post_init__(self):
@@ -98,6 +99,7 @@ class Rigid(LinearTransform):
         ValueError: shapes that do not fit together, NaN or Inf.
     """
 
+    free: ClassVar[dict[str, str]] = {"rotation": "angle", "translation": "mm"}
     rotation: Any
     translation: Any
     centre: Any = None
@@ -136,6 +138,7 @@ class Similarity(LinearTransform):
         log_scale: s; 0 keeps lengths.
     """
 
+    free: ClassVar[dict[str, str]] = {"rotation": "angle", "log_scale": "angle", "translation": "mm"}
     rotation: Any
     log_scale: Any
     translation: Any
@@ -182,6 +185,7 @@ class Affine(LinearTransform):
         ValueError: shapes that do not fit together, NaN or Inf, or a determinant that is not positive (a mirrored or flattened image).
     """
 
+    free: ClassVar[dict[str, str]] = {"linear": "angle", "translation": "mm"}
     linear: Any
     translation: Any
     centre: Any = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ class ThinPlate(Transform):
     F. Bookstein, IEEE Transactions on Pattern Analysis and Machine Intelligence 1989.
     """
 
+    free: ClassVar[dict[str, str]] = {"target": "mm"}
     source: Any
     target: Any
     smoothing: Any = 0.0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffimg.core import check
-from diffimg.core.pytree import pytree
+from diffimg.core.pytree import pytree, replace
 from diffimg.data.grid import Grid
 
 Planes = Sequence[Any]
@@ -30,6 +30,8 @@ class Transform:
     """
 
     ndim: int
+    # fields that an optimiser changes, and their unit: mm, or mm at the rim of the image (rotations, matrices), or samples
+    free: ClassVar[dict[str, str]] = {}
 
     def _map(self, planes: Planes) -> list[Any]:
         raise TypeError(f"{type(self).__name__} must define _map(self, planes).")
@@ -74,6 +76,20 @@ class Transform:
         """
         name = type(self).__name__
         check.fail(f"{name}.inverse", "a transform with an inverse in closed form", f"a {name}", "Use forward.invert(transform, grid).")
+
+    def parameters(self, radius: float = 1.0) -> dict[str, Any]:
+        """The free numbers in a common unit: a change of 1 moves points at ``radius`` mm from the centre by about 1 mm."""
+        return {name: getattr(self, name) / self._unit(kind, radius) for name, kind in self.free.items()}
+
+    def with_parameters(self, parameters: dict[str, Any], radius: float = 1.0) -> Transform:
+        """The inverse of ``parameters``: this transform with other numbers."""
+        changed = {name: parameters[name] * self._unit(kind, radius) for name, kind in self.free.items()}
+        return replace(self, **changed)
+
+    def _unit(self, kind, radius):
+        if kind == "samples":
+            return 1 / np.asarray(self.grid.spacing, np.float32)  # pyright: ignore[reportAttributeAccessIssue]
+        return 1.0 if kind == "mm" else 1 / radius
 
     @property
     def dtype(self) -> Any:
