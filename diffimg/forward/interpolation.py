@@ -157,9 +157,10 @@ def _sample(coefficients, positions, orders, derivatives):
         terms = [t if w is None else t * w for t, w in zip(terms, weights[axis], strict=True)]
         return functools.reduce(jnp.add, terms)
 
-    out = total(0, 0)
-    # many neighbours make a kernel large enough; fused into its consumers (and copied into each) it compiles for minutes
-    return jax.lax.optimization_barrier(out) if math.prod(map(len, weights)) > 16 else out
+    # The weights sum to 1. XLA does not copy a division into everything that uses it, as it does sums and products: without one, a
+    # value used twice is gathered in eight slow kernels instead of a fast one, and large orders compile for minutes.
+    last = [w for w in weights if w[0] is not None]
+    return total(0, 0) / functools.reduce(jnp.add, last[-1]) if last else total(0, 0)
 
 
 @_sample.defjvp
