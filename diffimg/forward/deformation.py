@@ -225,10 +225,12 @@ class VelocityField(Transform):
     def field(self) -> DisplacementField:
         """The flow as a displacement field."""
         here = grid_planes(Grid(self.grid.shape), self.dtype)
-        u = [self.vectors[..., k] / 2**self.steps for k in range(self.ndim)]
-        for _ in range(self.steps):
+
+        def squared(u, _):
             index = [x + v for x, v in zip(here, u, strict=True)]
-            u = [v + interpolate_planes(v, index, 1, "nearest") for v in u]
+            return [v + interpolate_planes(v, index, 1, "nearest") for v in u], None
+
+        u, _ = jax.lax.scan(squared, [self.vectors[..., k] / 2**self.steps for k in range(self.ndim)], length=self.steps)
         return DisplacementField(jnp.stack(u, -1), self.grid)
 
     def _map(self, planes):

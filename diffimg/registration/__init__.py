@@ -1,6 +1,7 @@
 """Image registration: any transform, any similarity, any penalty, 2-D and 3-D."""
 
 from diffimg.registration.alignment import Alignment
+from diffimg.registration.batch import Batch, register_batch
 from diffimg.registration.pyramid import coarse
 from diffimg.registration.register import Level, Result, register
 from diffimg.registration.stages import Affine, BSpline, Displacement, Moments, Rigid, Similar, Stage, Translation, Velocity
@@ -9,6 +10,7 @@ __all__ = [
     "Affine",
     "Alignment",
     "BSpline",
+    "Batch",
     "Displacement",
     "Level",
     "Moments",
@@ -20,4 +22,5 @@ __all__ = [
     "Velocity",
     "coarse",
     "register",
+    "register_batch",
 ]

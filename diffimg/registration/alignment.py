@@ -97,6 +97,9 @@ class Alignment(Energy):
             value = value + self.penalty._transform(self.transform(parameters), self.fixed_grid)
         return value
 
+    def value_and_grad(self, x):
+        return jax.value_and_grad(self.__call__)(x)
+
     def _similar(self, warped, weights):
         value = self.similarity._value(jnp.asarray(self.fixed, warped.dtype), warped, weights, self.fixed_grid.spacing)
         return jnp.where(self._enough(weights), value, jnp.inf)
@@ -113,7 +116,9 @@ class Alignment(Energy):
         if self.fixed_mask is not None:
             weights = weights * jnp.asarray(self.fixed_mask, dtype)
         if self.moving_mask is not None:
-            weights = weights * interpolate_planes(jnp.asarray(self.moving_mask, dtype), index, 1, "nearest")
+            mask = jnp.asarray(self.moving_mask, dtype)
+            whole = interpolate_planes((mask > 0).astype(dtype), index, 1, "nearest") > 0.999  # no neighbour that does not count
+            weights = weights * jnp.where(whole, interpolate_planes(mask, index, 1, "nearest"), 0)
         return weights
 
     def _enough(self, weights):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,21 +110,21 @@ def register(
     stages = _stages(stages)
     if not isinstance(similarity, Similarity):
         check.fail("similarity", "a Similarity such as NCC()", repr(similarity))
-    images = _Images(fixed, moving, fixed_mask, moving_mask, fixed_grid, moving_grid)
+    images = Images(fixed, moving, fixed_mask, moving_mask, fixed_grid, moving_grid)
     similarity = similarity.prepared(fixed, moving)
-    state = _State(initial, None)
     levels: list[Level] = []
 
-    start = _energy(images, similarity, _identity(fixed_grid, fixed.dtype), initial, order)
+    def report(name, shape, result):
+        count, objective = int(result.iterations), np.asarray(result.objective)
+        levels.append(Level(name, shape, Status(int(result.status)), count, float(objective[0]), float(objective[count])))
+        if progress is not None:
+            progress(levels[-1])
+
+    start = _energy(images, similarity, initial, order)
     if not np.isfinite(start) and not isinstance(stages[0], Moments):
         _no_overlap(fixed_grid, moving_grid)
-    for stage in stages:
-        if isinstance(stage, Moments):
-            state = _State(_moments(images, stage), None)
-            continue
-        state = _run_stage(images, stage, similarity, regularizer, order, state, levels, progress)
-    transform = state.transform(fixed_grid, fixed.dtype)
-    after = _energy(images, similarity, _identity(fixed_grid, fixed.dtype), transform, order)
+    transform = pipeline(images, stages, similarity, regularizer, order, initial, report)
+    after = _energy(images, similarity, transform, order)
     if not np.isfinite(after):
         _no_overlap(fixed_grid, moving_grid)
     warped = warp(moving, transform, order, grid=moving_grid, onto=fixed_grid)
@@ -133,8 +133,9 @@ def register(
     return Result(transform, warped, tuple(levels), status, fixed_grid, moving_grid, float(start), float(after))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Images:
+class Images(NamedTuple):
+    """Both images, what counts in them (or None), and where they lie."""
+
     fixed: Any
     moving: Any
     fixed_mask: Any
@@ -143,52 +144,45 @@ class _Images:
     moving_grid: Grid
 
 
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """``after``: what is settled; ``linear``: the linear transform that the next linear stage continues, applied before it."""
-
-    after: Transform | None
-    linear: LinearTransform | None
-
-    def transform(self, grid, dtype):
-        found = [t for t in (self.after, self.linear) if t is not None]
-        if not found:
-            return _identity(grid, dtype)
-        return found[0] if len(found) == 1 else found[0] @ found[1]
-
-
-def _run_stage(images, stage, similarity, regularizer, order, state, levels, progress):
-    similarity = similarity if stage.similarity is None else stage.similarity.prepared(images.fixed, images.moving)
-    penalty = stage.penalty if stage.penalty is not None else (None if stage.few else regularizer)
-    if isinstance(stage, (kinds.Displacement, kinds.Velocity)) and penalty is None:
-        check.fail("regularizer", f"a penalty, for {type(stage).__name__}", "None", "e.g. regularizer=0.1 * Diffusion().")
+def pipeline(
+    images: Images, stages: Sequence[Stage], similarity: Similarity, regularizer: Deformation | None, order: int,
+    initial: Transform | None, report: Callable[[str, tuple[int, ...], Any], None] | None = None,
+) -> Transform:  # fmt: skip
+    """The stages, one after the other: a pure function of the images (which may be traced) where ``report`` is None."""
     centre = jnp.asarray(images.fixed_grid.centre, images.fixed.dtype)
     radius = float(np.sqrt(np.sum(np.square(images.fixed_grid.extent)) / 12))
-    after, found = state.after, None
-    if stage.few:
-        if state.linear is not None:
-            found = state.linear
-        elif isinstance(after, LinearTransform):
-            after, found = None, after
-    elif state.linear is not None:
-        after = state.linear if after is None else after @ state.linear
-    for k, (factor, steps) in enumerate(zip(stage.levels, stage.steps, strict=True)):
-        frame = stage.frame(images.fixed_grid, k, centre, images.fixed.dtype)
-        frame = frame if found is None else carried(found, frame)
-        energy = alignment(images, factor, similarity, frame, penalty, after, order, radius)
-        solver = stage.solver or (LevenbergMarquardt(typical=1.0) if stage.few and energy.squares else LBFGS(typical=1.0))
-        result = run(solver, Problem(smooth=energy), energy.start(), steps, max(stage.tolerance, 1e-12), objective_every=0, prepare=False)
-        found = energy.transform(result.x)
-        count = int(result.iterations)
-        objective = np.asarray(result.objective)
-        before, last = float(objective[0]), float(objective[count])
-        level = Level(type(stage).__name__, energy.fixed_grid.shape, Status(int(result.status)), count, before, last)
-        levels.append(level)
-        if progress is not None:
-            progress(level)
-    if stage.few:
-        return _State(after, found)
-    return _State(found if after is None else after @ found, None)
+    settled, linear = initial, None  # T = settled ∘ linear; a linear stage continues ``linear``, a deformation comes before both
+    if isinstance(initial, LinearTransform):
+        settled, linear = None, initial
+    for stage in stages:
+        if isinstance(stage, Moments):
+            settled, linear = None, _moments(images, stage)
+            continue
+        own = similarity if stage.similarity is None else stage.similarity.prepared(images.fixed, images.moving)
+        penalty = stage.penalty if stage.penalty is not None else (None if stage.few else regularizer)
+        if isinstance(stage, (kinds.Displacement, kinds.Velocity)) and penalty is None:
+            check.fail("regularizer", f"a penalty, for {type(stage).__name__}", "None", "e.g. regularizer=0.1 * Diffusion().")
+        found = linear if stage.few else None
+        after = settled if stage.few else _composed(settled, linear)
+        for k, (factor, steps) in enumerate(zip(stage.levels, stage.steps, strict=True)):
+            frame = stage.frame(images.fixed_grid, k, centre, images.fixed.dtype)
+            frame = frame if found is None else carried(found, frame)
+            energy = alignment(images, factor, own, frame, penalty, after, order, radius)
+            solver = stage.solver or (LevenbergMarquardt(typical=1.0) if stage.few and energy.squares else LBFGS(typical=1.0))
+            tolerance = max(stage.tolerance, 1e-12)
+            result = run(solver, Problem(smooth=energy), energy.start(), steps, tolerance, objective_every=0, prepare=False)
+            found = energy.transform(result.x)
+            if report is not None:
+                report(type(stage).__name__, energy.fixed_grid.shape, result)
+        settled, linear = (settled, found) if stage.few else (_composed(after, found), None)
+    found = _composed(settled, linear)
+    return Translation(jnp.zeros(images.fixed_grid.ndim, images.fixed.dtype)) if found is None else found
+
+
+def _composed(outer, inner):
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    return outer @ inner
 
 
 def alignment(images, factor, similarity, frame, penalty, after, order, radius) -> Alignment:
@@ -246,21 +240,18 @@ def carried(found: Transform, frame: Transform) -> Transform:
 def _moments(images, stage):
     def middle(image, grid, mask):
         if stage.of == "grid":
-            return np.asarray(grid.centre)
-        mass = np.asarray(image, float) - float(jnp.min(image))
-        mass = mass if mask is None else mass * np.asarray(mask)
-        sums = [mass.sum(tuple(a for a in range(mass.ndim) if a != k)) for k in range(mass.ndim)]
-        return grid.index_to_world(np.array([s @ np.arange(len(s)) / s.sum() for s in sums]))
+            return jnp.asarray(grid.centre, image.dtype)
+        mass = image - jnp.min(image)
+        mass = mass if mask is None else mass * mask
+        planes, total = grid_planes(grid, image.dtype), jnp.sum(mass)
+        return jnp.stack([jnp.sum(mass * p) for p in planes]) / total
 
-    ends = middle(images.moving, images.moving_grid, images.moving_mask), middle(images.fixed, images.fixed_grid, images.fixed_mask)
-    return Translation(jnp.asarray(ends[0] - ends[1], images.fixed.dtype))
-
-
-def _identity(grid, dtype):
-    return Translation(jnp.zeros(grid.ndim, dtype))
+    moving = middle(images.moving, images.moving_grid, images.moving_mask)
+    return Translation(moving - middle(images.fixed, images.fixed_grid, images.fixed_mask))
 
 
-def _energy(images, similarity, frame, after, order):
+def _energy(images, similarity, after, order):
+    frame = Translation(jnp.zeros(images.fixed_grid.ndim, images.fixed.dtype))
     energy = Alignment(
         images.fixed, prepared_image(images.moving, order), similarity, frame, images.fixed_grid, images.moving_grid, None, after,
         images.fixed_mask, images.moving_mask, order,

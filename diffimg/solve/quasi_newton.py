@@ -58,7 +58,7 @@ class LBFGS(Solver):
 
     def init(self, problem, x0):
         problem.require("LBFGS")
-        value, gradient = problem(x0), problem.grad(x0)
+        value, gradient = problem.smooth.value_and_grad(x0)
         flat, _ = _flat(gradient)
         empty = jnp.zeros((self.memory, flat.size), flat.dtype)
         scale = self.first_move / jnp.maximum(jnp.linalg.norm(flat), jnp.finfo(flat.dtype).tiny)
@@ -73,10 +73,11 @@ class LBFGS(Solver):
         downhill = slope < 0
         d, slope = jnp.where(downhill, d, -state.scale * g), jnp.where(downhill, slope, -state.scale * jnp.vdot(g, g))
         x = tree.add(state.x, back(d), state.trial)
-        value, gradient = problem(x), problem.grad(x)
+        value, gradient = problem.smooth.value_and_grad(x)
         new, _ = _flat(gradient)
         rounding = 4 * jnp.finfo(g.dtype).eps * jnp.abs(state.value)
-        good = (value <= state.value + 1e-4 * state.trial * slope + rounding) & jnp.isfinite(value) & jnp.all(jnp.isfinite(new))
+        arrived = -slope <= rounding  # what is left to gain is less than the energy's last digits: stand still
+        good = ~arrived & (value <= state.value + 1e-4 * state.trial * slope + rounding) & jnp.isfinite(value) & jnp.all(jnp.isfinite(new))
         move, change = jax.lax.stop_gradient((state.trial * d, new - g))
         curvature = jnp.vdot(move, change)
         size = jnp.vdot(change, change)
@@ -94,7 +95,7 @@ class LBFGS(Solver):
             moves,
             changes,
             jnp.minimum(state.count + learn, self.memory),
-            jnp.where(good, 1.0, shorter).astype(state.trial.dtype),
+            jnp.where(good, 1.0, jnp.where(arrived, 0.0, shorter)).astype(state.trial.dtype),
             jnp.where(learn, curvature / jnp.where(size > 0, size, 1), state.scale),
             good,
         )

@@ -10,7 +10,7 @@ import scipy.optimize
 
 from diffimg.core.pytree import pytree
 from diffimg.energy import Energy, LeastSquares
-from diffimg.forward import Function, Matrix
+from diffimg.forward import Matrix, Operator
 from diffimg.solve import LBFGS, Adam, Implicit, LevenbergMarquardt, Problem, Status, run
 
 RNG = np.random.default_rng(0)
@@ -42,16 +42,20 @@ def test_adam_in_a_curved_valley(x64):
     np.testing.assert_allclose(result.x, 1, atol=0.03)
 
 
-def decay(p):
-    t = jnp.linspace(0, 2, 40)
-    return p["amplitude"] * jnp.exp(-t / p["time"]) + p["offset"]
+@pytree
+class Decay(Operator):
+    linear = False
+    domain = {name: jax.ShapeDtypeStruct((), "float64") for name in ("amplitude", "time", "offset")}
+
+    def __call__(self, x):
+        return x["amplitude"] * jnp.exp(-jnp.linspace(0, 2, 40) / x["time"]) + x["offset"]
 
 
 def test_levenberg_marquardt_fits_a_decay(x64):
     truth = {"amplitude": jnp.array(3.0), "time": jnp.array(0.7), "offset": jnp.array(0.4)}
-    y = decay(truth) + 0.01 * RNG.standard_normal(40)
+    y = Decay()(truth) + 0.01 * RNG.standard_normal(40)
     start = {"amplitude": jnp.array(1.0), "time": jnp.array(2.0), "offset": jnp.array(0.0)}
-    operator = Function(decay, jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), start), linear=False)
+    operator = Decay()
     result = run(LevenbergMarquardt(), Problem(smooth=LeastSquares(operator, y)), start, steps=50, tolerance=1e-10)
     assert int(result.status) == Status.CONVERGED and int(result.iterations) < 20
     t = np.linspace(0, 2, 40)
@@ -70,8 +74,8 @@ def test_levenberg_marquardt_fits_a_decay(x64):
 def test_levenberg_marquardt_needs_squares():
     with pytest.raises(ValueError, match="expected LeastSquares, or an energy with gauss_newton"):
         run(LevenbergMarquardt(), Problem(smooth=Rosenbrock()), jnp.zeros(3))
+    wide = LeastSquares(Matrix(np.ones((2, 5000), "float32")), np.ones(2, "float32"))
     with pytest.raises(ValueError, match="at most 4096"):
-        wide = LeastSquares(Matrix(np.ones((2, 5000), "float32")), np.ones(2, "float32"))
         run(LevenbergMarquardt(), Problem(smooth=wide), jnp.zeros(5000))
 
 
