@@ -9,7 +9,22 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_SUBMODULES = ("bridge", "core", "ct", "data", "energy", "experiment", "forward", "learn", "metrics", "mri", "nn", "solve", "testing")
+_SUBMODULES = (
+    "bridge",
+    "core",
+    "ct",
+    "data",
+    "energy",
+    "experiment",
+    "forward",
+    "learn",
+    "metrics",
+    "mri",
+    "nn",
+    "registration",
+    "solve",
+    "testing",
+)
 __all__ = ["__version__", *_SUBMODULES]
 
 

@@ -13,9 +13,11 @@ from diffimg import ct
 from diffimg import energy as e
 from diffimg import forward as f
 from diffimg import solve as s
+from diffimg.data import Grid
 
 RNG = np.random.default_rng(5)
 NOISE = RNG.normal(size=(16, 16))
+TURN = np.array([[1.1, 0.2], [-0.1, 0.9]])
 ANGLES = np.sort(RNG.uniform(0, np.pi, 11))
 
 
@@ -109,6 +111,15 @@ OPERATORS = {
     "masked fft": lambda t: f.MaskedFFT(array(NOISE[:5, :7] ** 2, t)),
     "masked fft, coils, dynamic": lambda t: f.MaskedFFT(array(NOISE[:12, :6].reshape(2, 6, 6) > 0, t), maps((2, 6, 6), t), ndim=2),
     "masked fft, prepared": lambda t: f.MaskedFFT(np.tile(NOISE[:5, :1] > 0, (1, 6)), maps((3, 5, 6), t)).prepare(),
+    "warp": lambda t: f.Warp(
+        f.Affine(array(TURN, t), array([0.3, -0.2], t), array([3.0, 4.0], t)), Grid((7, 8)), dtype_name=jnp.dtype(t).name
+    ),
+    "warp, cubic, outside 0": lambda t: f.Warp(
+        f.FreeForm(array(NOISE[:5, :10].reshape(5, 5, 2), t), f.spline_lattice(Grid((7, 8)), mesh=2)),
+        *(Grid((7, 8)), Grid((6, 5)), 3, "constant"),
+        modulated=True,
+        dtype_name=jnp.dtype(t).name,
+    ),
     "nufft": lambda t: f.NUFFT((7, 8), trajectory(t), maps((2, 7, 8), t)),
     "nufft, prepared": lambda t: f.NUFFT((7, 8), trajectory("float32"), np.asarray(maps((2, 7, 8), t))).prepare(),
     "nufft 3-D": lambda t: f.NUFFT((5, 6, 7), trajectory(t, 3)),
@@ -119,7 +130,7 @@ OPERATORS = {
 
 # long to compile; tests/forward has their essentials
 SLOW = (
-    *("composition", "sharded", "nufft 3-D", "off-resonance", "radon fourier, band-limited, point"),
+    *("warp, cubic, outside 0", "composition", "sharded", "nufft 3-D", "off-resonance", "radon fourier, band-limited, point"),
     *("radon fan, curved", "radon modular", "radon cone", "radon helical"),
 )
 
@@ -143,6 +154,9 @@ def _wiener(params, x, sigma):
 # name: (factory, image at which its gradient is taken or None)
 ENERGIES = {
     "zero": lambda t: e.Zero(),
+    "similarity, correlation": lambda t: e.NCC().to(array(NOISE[4:12, 3:12], t)),
+    "similarity, mutual information": lambda t: e.MutualInformation(8).prepared(_like(t), _like(t)).to(_like(t)),
+    "similarity, gradient fields": lambda t: e.NGF().prepared(_like(t), _like(t)).to(_like(t), spacing=(1.0, 2.0)),
     "least squares": lambda t: e.LeastSquares(jax.tree.map(lambda v: array(v, t), DATA), _like(t)),
     "least squares, weighted": lambda t: e.LeastSquares(jax.tree.map(lambda v: array(v, t), DATA), _like(t), array(IMAGE**2, t)),
     "least squares, identity": lambda t: e.LeastSquares(f.Identity(SHAPE, dtype=jnp.dtype(t).name), _like(t)),
@@ -180,6 +194,8 @@ def image_of(name, t):
 SOLVERS = {
     "gradient descent": (lambda: s.GradientDescent(), "smooth"),
     "conjugate gradient": (lambda: s.ConjugateGradient(), "smooth"),
+    "l-bfgs": (lambda: s.LBFGS(), "smooth"),
+    "levenberg-marquardt": (lambda: s.LevenbergMarquardt(), "least squares"),
     "proximal gradient": (lambda: s.ProximalGradient(), "proximable"),
     "proximal gradient, backtracking": (lambda: s.ProximalGradient(backtracking=0.5), "proximable"),
     "fista": (lambda: s.FISTA(), "proximable"),
@@ -205,6 +221,8 @@ def problem(kind, t):
     data = e.LeastSquares(f.Matrix(array(NOISE[:12, :6] / 4, t)), array(NOISE[:12, 7], t))
     if kind == "smooth":
         return s.Problem(smooth=data + e.SquaredL2(array(0.1, t)))
+    if kind == "least squares":
+        return s.Problem(smooth=data)
     if kind == "proximable":
         return s.Problem(smooth=data, proximable=e.L1(array(0.05, t)))
     if kind == "counts":

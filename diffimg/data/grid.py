@@ -88,6 +88,19 @@ class Grid:
         inverse = np.linalg.inv(np.asarray(self.direction) * np.asarray(self.spacing))
         return ((position - np.asarray(self.origin))[..., None, :] * inverse).sum(-1)
 
+    def coarser(self, factor: float | Sequence[float]) -> Grid:
+        """The grid of the same extent with about 1/factor as many samples along each axis, at least one."""
+        factors = np.broadcast_to(np.asarray(factor, float), (self.ndim,))
+        check.minimum("factor", factors, 0, strict=True)
+        shape = tuple(max(1, int(np.ceil(n / f - 1e-9))) for n, f in zip(self.shape, factors, strict=True))
+        return self.resampled(shape)
+
+    def resampled(self, shape: Sequence[int]) -> Grid:
+        """The grid of the same extent with another number of samples."""
+        spacing = np.asarray(self.extent) / np.asarray(shape)
+        origin = np.asarray(self.origin) + np.asarray(self.direction) @ ((spacing - np.asarray(self.spacing)) / 2)
+        return Grid(tuple(shape), tuple(spacing.tolist()), tuple(origin.tolist()), self.direction)
+
     def as_volume(self, slice_thickness: float = 1.0) -> Grid:
         """A 2-D grid as the 3-D grid of one axial slice at z = 0; a 3-D one unchanged."""
         if self.ndim == 3:

@@ -5,8 +5,10 @@ from diffimg.solve.algebraic import CGLS, SART, SIRT
 from diffimg.solve.descent import ConjugateGradient, GradientDescent
 from diffimg.solve.em import MLEM, OSEM
 from diffimg.solve.gradients import Checkpoint, GradientRule, Implicit, JacobianFree, Truncated, Unroll
+from diffimg.solve.levenberg_marquardt import LevenbergMarquardt
 from diffimg.solve.problem import Problem
 from diffimg.solve.proximal import FISTA, ProximalGradient
+from diffimg.solve.quasi_newton import LBFGS, Adam
 from diffimg.solve.result import Result, Status
 from diffimg.solve.run import run
 from diffimg.solve.solver import Solver
@@ -17,11 +19,13 @@ __all__ = [
     "ADMM",
     "CGLS",
     "FISTA",
+    "LBFGS",
     "MLEM",
     "OSEM",
     "SART",
     "SIRT",
     "SQS",
+    "Adam",
     "Checkpoint",
     "ConjugateGradient",
     "GradientDescent",
@@ -29,6 +33,7 @@ __all__ = [
     "HalfQuadraticSplitting",
     "Implicit",
     "JacobianFree",
+    "LevenbergMarquardt",
     "PrimalDual",
     "Problem",
     "ProximalGradient",
