@@ -164,7 +164,7 @@ def pipeline(
             check.fail("regularizer", f"a penalty, for {type(stage).__name__}", "None", "e.g. regularizer=0.1 * Diffusion().")
         found = linear if stage.few else None
         after = settled if stage.few else _composed(settled, linear)
-        for k, (factor, steps) in enumerate(zip(stage.levels, stage.steps, strict=True)):
+        for k, (factor, steps) in enumerate(zip(stage.levels, stage.steps, strict=True)):  # pyright: ignore[reportGeneralTypeIssues]
             frame = stage.frame(images.fixed_grid, k, centre, images.fixed.dtype)
             frame = frame if found is None else carried(found, frame)
             energy = alignment(images, factor, own, frame, penalty, after, order, radius)
