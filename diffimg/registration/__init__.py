@@ -2,9 +2,11 @@
 
 from diffimg.registration.alignment import Alignment
 from diffimg.registration.batch import Batch, register_batch
+from diffimg.registration.evaluation import folding, log_jacobian_deviation, target_registration_error
 from diffimg.registration.pyramid import coarse
 from diffimg.registration.register import Level, Result, register
 from diffimg.registration.stages import Affine, BSpline, Displacement, Moments, Rigid, Similar, Stage, Translation, Velocity
+from diffimg.registration.transform_file import from_fsl, read_transform, to_fsl, write_transform
 
 __all__ = [
     "Affine",
@@ -21,6 +23,13 @@ __all__ = [
     "Translation",
     "Velocity",
     "coarse",
+    "folding",
+    "from_fsl",
+    "log_jacobian_deviation",
+    "read_transform",
     "register",
     "register_batch",
+    "target_registration_error",
+    "to_fsl",
+    "write_transform",
 ]
