@@ -19,13 +19,12 @@ SUFFIXES = (*_TEXT, *_HDF5, *_MATLAB)
 
 
 class Record(NamedTuple):
-    """One transform in ITK's terms: type without precision, parameters and fixed parameters (x first, LPS, mm), dimension, spline order."""
+    """One transform in ITK's terms: type without precision, parameters and fixed parameters (x first, LPS, mm), dimension."""
 
     kind: str
     parameters: np.ndarray
     fixed: np.ndarray
     ndim: int
-    order: int = 3
 
 
 def read_itk(path: Any) -> Transform:
@@ -91,8 +90,11 @@ def to_record(t: Transform) -> Record:
     if isinstance(t, VelocityField):
         t = t.field()
     if isinstance(t, FreeForm):
+        if t.order != 3:
+            remedy = "Sample it: DisplacementField.from_world(transform.displacement(grid), grid)."
+            check.fail("transform", "a FreeForm of order 3, the only one in ITK's files", f"order {t.order}", remedy)
         values = [np.asarray(t.coefficients[..., k], float).ravel() for k in range(n)[::-1]]
-        return Record("BSplineTransform", np.concatenate(values), _grid_numbers(t.lattice), n, t.order)
+        return Record("BSplineTransform", np.concatenate(values), _grid_numbers(t.lattice), n)
     if isinstance(t, DisplacementField):
         u = np.asarray(t.displacement(t.grid), float)[..., ::-1]
         return Record("DisplacementFieldTransform", u.ravel(), _grid_numbers(t.grid), n)
@@ -154,7 +156,7 @@ def from_record(r: Record, path: Any = "record") -> Transform:
     if len(p) != n * np.prod(grid.shape):
         check.fail(str(path), f"{n * np.prod(grid.shape)} parameters for a grid {grid.shape}", f"{len(p)}")
     if r.kind == "BSplineTransform":
-        return FreeForm(np.moveaxis(p.reshape(n, *grid.shape)[::-1], 0, -1), grid, r.order)
+        return FreeForm(np.moveaxis(p.reshape(n, *grid.shape)[::-1], 0, -1), grid)
     return DisplacementField.from_world(p.reshape(*grid.shape, n)[..., ::-1], grid, outside="zero")
 
 
@@ -181,18 +183,18 @@ def _euler(angles, zyx_order):
 
 
 def _typed(name, path):
-    """(kind, ndim, spline order) of e.g. ``BSplineTransform_double_3_3``."""
+    """(kind, ndim) of e.g. ``BSplineTransform_double_3_3``."""
     parts = name.strip().split("_")
     if len(parts) < 3 or parts[1] not in ("double", "float") or not all(v.isdigit() for v in parts[2:]):
         check.fail(str(path), "a type like AffineTransform_double_3_3", repr(name.strip()))
     ndim = int(parts[2])
     if ndim not in (2, 3):
         check.fail(str(path), "a transform of 2 or 3 dimensions", f"{ndim}")
-    return parts[0], ndim, int(parts[3]) if parts[0] == "BSplineTransform" and len(parts) > 3 else 3
+    return parts[0], ndim
 
 
 def _type_name(r):
-    return f"{r.kind}_double_{r.ndim}_{r.order if r.kind == 'BSplineTransform' else r.ndim}"
+    return f"{r.kind}_double_{r.ndim}_{r.ndim}"
 
 
 def _read_text(path):
@@ -214,14 +216,14 @@ def _read_text(path):
 def _text_record(fields, path):
     if "Transform" not in fields:
         check.fail(str(path), "a line 'Transform: …'", f"lines {', '.join(fields)}")
-    kind, ndim, order = _typed(fields["Transform"], path)
+    kind, ndim = _typed(fields["Transform"], path)
     numbers = []
     for name in ("Parameters", "FixedParameters"):
         try:
             numbers.append(np.array(fields.get(name, "").split(), float))
         except ValueError:
             check.fail(f"{path}: {name}", "numbers", repr(fields[name][:60]))
-    return Record(kind, numbers[0], numbers[1], ndim, order)
+    return Record(kind, numbers[0], numbers[1], ndim)
 
 
 def _write_text(path, records):
@@ -247,9 +249,9 @@ def _read_hdf5(path):
         for key in sorted(group, key=int):
             entry = group[key]
             name = np.ravel(entry["TransformType"][()])[0]
-            kind, ndim, order = _typed(name.decode() if isinstance(name, bytes) else str(name), path)
+            kind, ndim = _typed(name.decode() if isinstance(name, bytes) else str(name), path)
             numbers = [_numbers(entry, stem) for stem in ("Parameters", "FixedParameters")]
-            records.append(Record(kind, numbers[0], numbers[1], ndim, order))
+            records.append(Record(kind, numbers[0], numbers[1], ndim))
     return records
 
 
@@ -286,8 +288,8 @@ def _read_matlab(path):
     names = [k for k in content if not k.startswith("__") and k != "fixed"]
     if len(names) != 1 or "fixed" not in content:
         check.fail(str(path), "one transform and 'fixed', as in ANTs' GenericAffine.mat", f"{', '.join(names) or 'nothing'}")
-    kind, ndim, order = _typed(names[0], path)
-    return [Record(kind, np.ravel(content[names[0]]).astype(float), np.ravel(content["fixed"]).astype(float), ndim, order)]
+    kind, ndim = _typed(names[0], path)
+    return [Record(kind, np.ravel(content[names[0]]).astype(float), np.ravel(content["fixed"]).astype(float), ndim)]
 
 
 def _h5py():

@@ -97,21 +97,21 @@ def from_fsl(matrix: Any, fixed_grid: Grid, moving_grid: Grid) -> Affine:
         check.fail("matrix", "an invertible matrix", f"determinant {np.linalg.det(matrix):.3g}")
     back = moving_grid.affine @ np.linalg.inv(_fsl(moving_grid)) @ np.linalg.inv(matrix)
     world = back @ _fsl(fixed_grid) @ np.linalg.inv(fixed_grid.affine)
-    ours = _ras(world)
+    ours = _ras(world, back=True)
     n = fixed_grid.ndim
     keep = slice(3 - n, 3)
     return Affine(ours[keep, keep], ours[keep, 3])
 
 
-def _ras(matrix):
-    """Array order in LPS ↔ (x, y, z) in RAS: the same exchange both ways; a 2-D matrix becomes that of one slice."""
+def _ras(matrix, back=False):
+    """A map in array order and LPS as one in (x, y, z) and RAS, or back; a 2-D matrix becomes that of one slice."""
     if matrix.shape[0] == 3:
         full = np.eye(4)
         full[1:, 1:] = matrix
         matrix = full
     flip = np.zeros((4, 4))
     flip[0, 2], flip[1, 1], flip[2, 0], flip[3, 3] = -1, -1, 1, 1
-    return flip @ matrix @ np.linalg.inv(flip)
+    return np.linalg.inv(flip) @ matrix @ flip if back else flip @ matrix @ np.linalg.inv(flip)
 
 
 def _fsl(grid):
