@@ -8,7 +8,8 @@ import pathlib
 import sys
 
 FOLDER = pathlib.Path(__file__).parent
-NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in ("__init__", "__main__", "harness", "peers", "mbirjax_worker"))
+SHARED = ("__init__", "__main__", "harness", "peers", "template", "mbirjax_worker")
+NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in SHARED)
 
 
 def on_a_gpu() -> bool:
