@@ -92,6 +92,60 @@ def show_command(config: Config, set_: Set = [], debug: Debug = False) -> None: 
         typer.echo(dump(resolved), nl=False)
 
 
+_STAGES = "One after the other: moments, translation, rigid, similarity, affine, bspline, displacement, velocity."
+
+
+@app.command("register")
+def register_command(
+    fixed: Annotated[str, typer.Argument(metavar="FIXED", help="The image that stays: NIfTI, DICOM (file or folder) or TIFF.")],
+    moving: Annotated[str, typer.Argument(metavar="MOVING", help="The image that is brought onto it.")],
+    out: Out = None,
+    stages: Annotated[str, typer.Option("--stages", metavar="A,B,…", help=_STAGES)] = "rigid,affine,bspline",
+    similarity: Annotated[str, typer.Option("--similarity", help="ssd, ncc, lncc, mi, nmi, ngf or mind.")] = "ncc",
+    spacing: Annotated[float | None, typer.Option("--spacing", metavar="MM", help="Between the control points of bspline.")] = None,
+    regularizer: Annotated[str, typer.Option("--regularizer", help="bending, diffusion, elastic or curvature.")] = "bending",
+    weight: Annotated[float, typer.Option("--weight", help="Of the regularizer.")] = 1.0,
+    fixed_mask: Annotated[str | None, typer.Option("--fixed-mask", metavar="FILE", help="What counts in the fixed image.")] = None,
+    moving_mask: Annotated[str | None, typer.Option("--moving-mask", metavar="FILE", help="What counts in the moving image.")] = None,
+    fixed_labels: Annotated[str | None, typer.Option("--fixed-labels", metavar="FILE", help="To judge by: Dice and HD95.")] = None,
+    moving_labels: Annotated[str | None, typer.Option("--moving-labels", metavar="FILE", help="The same of the moving image.")] = None,
+    overwrite: Overwrite = False,
+    device: Where = None,
+    cache: Cache = None,
+    debug: Debug = False,
+) -> None:
+    """Register two files: warped.nii.gz, transform.tfm (for ITK, ANTs, 3D Slicer), measures, pictures and report.html in a run folder."""
+    with _reported(debug):
+        from diffimg.experiment import recipes
+        from diffimg.experiment.run import default_folder
+
+        for name, path in (("FIXED", fixed), ("MOVING", moving)):
+            if not Path(path).exists():
+                raise ConfigError(f"{name}: expected a file or folder that exists, got {path}. Check the path.")
+        kinds = [name.strip() for name in stages.split(",") if name.strip()]
+        content = {
+            "recipe": "registration",
+            "title": f"{Path(moving).name} onto {Path(fixed).name}",
+            "fixed": fixed,
+            "moving": moving,
+            "stages": [{"kind": kind} | ({"spacing": spacing} if kind == "bspline" and spacing else {}) for kind in kinds],
+            "similarity": similarity,
+            "regularizer": regularizer,
+            "weight": weight,
+            "fixed_mask": fixed_mask,
+            "moving_mask": moving_mask,
+            "fixed_labels": fixed_labels,
+            "moving_labels": moving_labels,
+        }
+        recipe = recipes.find("registration")
+        config = validate(content, recipe.config, "register")
+        folder = out or default_folder("registration")
+        metrics = _execute(config, recipe, folder, overwrite, device, cache)
+        _metrics_table(metrics, recipe.headline)
+        typer.echo(f"{folder}{os.sep}")
+        typer.echo(f"open {folder / 'report.html'}")
+
+
 @app.command("sweep")
 def sweep_command(
     config: Config,

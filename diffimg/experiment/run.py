@@ -23,7 +23,7 @@ from diffimg.experiment.recipes import Recipe
 from diffimg.experiment.timing import Stopwatch
 
 MARK = "provenance.json"  # the file that makes a folder a run folder
-_FILES = (MARK, "config.yaml", "log.jsonl", "metrics.json", "arrays.npz", "report.html", "*.png")
+_FILES = (MARK, "config.yaml", "log.jsonl", "metrics.json", "arrays.npz", "report.html", "*.png", "transform.*", "warped.nii.gz")
 
 
 class RunError(RuntimeError):

@@ -3,6 +3,7 @@
 from diffimg.registration.alignment import Alignment
 from diffimg.registration.batch import Batch, register_batch
 from diffimg.registration.evaluation import folding, log_jacobian_deviation, target_registration_error
+from diffimg.registration.motion import MotionEnergy
 from diffimg.registration.pyramid import coarse
 from diffimg.registration.register import Level, Result, register
 from diffimg.registration.stages import Affine, BSpline, Displacement, Moments, Rigid, Similar, Stage, Translation, Velocity
@@ -16,6 +17,7 @@ __all__ = [
     "Displacement",
     "Level",
     "Moments",
+    "MotionEnergy",
     "Result",
     "Rigid",
     "Similar",

@@ -56,6 +56,8 @@ RECIPES = {
     "mri_quantitative": "diffimg.experiment.recipes.mri_quantitative:recipe",
     "mri_sampling": "diffimg.experiment.recipes.mri_sampling:recipe",
     "mri_sequences": "diffimg.experiment.recipes.mri_sequences:recipe",
+    "motion_compensated": "diffimg.experiment.recipes.motion_compensated:recipe",
+    "registration": "diffimg.experiment.recipes.registration:recipe",
     "ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe",
 }
 
