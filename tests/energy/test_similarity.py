@@ -92,7 +92,7 @@ def test_gradient(name, x64):
     np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=2e-4)  # the largest sample leaves its range
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ("MIND", "LNCC") else n for n in ALL])
 def test_finite_on_constant_and_empty_images(name):
     similarity = ALL[name]
     value = jax.jit(jax.value_and_grad(lambda m, f, w: similarity(f, m, w)))
@@ -120,6 +120,7 @@ def test_a_million_samples_in_one_bin():
     np.testing.assert_allclose(table.sum(), 0.7 * n, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_two_dimensions_and_energies():
     image = jnp.asarray(FIXED[5], "float32")
     for similarity in (SSD(), NCC(), LNCC(3), NGF(), MutualInformation(12), MIND()):

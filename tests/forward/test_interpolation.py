@@ -91,7 +91,7 @@ def test_coefficients_once_for_many_points(x64):
         )
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 5])
+@pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_gradients_in_image_and_position(order, x64):
     inside = jnp.asarray(RNG.uniform(0.2, 0.8, (6, 2)) + RNG.integers(0, 8, (6, 2)))
     image = jnp.asarray(IMAGE[:9, :9])

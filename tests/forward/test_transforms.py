@@ -190,6 +190,7 @@ def test_velocity_field(x64):
     assert float(velocity.jacobian_determinant(where).min()) > 0
 
 
+@pytest.mark.slow
 def test_inverse_of_any_transform(x64):
     where = grid(2)
     free = f.FreeForm.identity(where, mesh=(5, 6))

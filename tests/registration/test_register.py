@@ -124,6 +124,7 @@ def test_grids_that_lie_differently():
     assert error(found.transform, shifted, grid, fixed) < 0.3
 
 
+@pytest.mark.slow
 def test_masks():
     truth = rigid()
     fixed, moving, grid = moved(truth)
