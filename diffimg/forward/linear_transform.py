@@ -10,7 +10,7 @@ import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree
-from diffimg.forward.transform import Transform, determinant, linear_planes
+from diffimg.forward.transform import Transform, linear_planes
 
 
 class LinearTransform(Transform):
@@ -296,14 +296,3 @@ def _axes(ndim):
     if ndim not in (2, 3):
         check.fail("ndim", "2 or 3", repr(ndim))
     return ndim
-
-
-def matrix_of(transform: LinearTransform) -> jax.Array:
-    """``[ndim, ndim + 1]``: (M | b)."""
-    return jnp.concatenate([jnp.asarray(transform.matrix), jnp.asarray(transform.offset)[:, None]], 1)
-
-
-__all__ = [
-    "Affine", "LinearTransform", "Rigid", "Similarity", "Translation", "determinant", "matrix_of", "rotation_matrix", "rotation_vector",
-    "vector",
-]  # fmt: skip

@@ -71,9 +71,6 @@ class Alignment(Energy):
             if getattr(self, name) is not None:
                 check.shape(name, getattr(self, name), grid.shape, "of its image")
 
-    def prepare(self):
-        return self
-
     def transform(self, parameters: Any) -> Transform:
         """T_θ (without P)."""
         return self.frame.with_parameters(parameters, self.radius)
