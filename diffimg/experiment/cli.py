@@ -109,6 +109,7 @@ def register_command(
     moving_mask: Annotated[str | None, typer.Option("--moving-mask", metavar="FILE", help="What counts in the moving image.")] = None,
     fixed_labels: Annotated[str | None, typer.Option("--fixed-labels", metavar="FILE", help="To judge by: Dice and HD95.")] = None,
     moving_labels: Annotated[str | None, typer.Option("--moving-labels", metavar="FILE", help="The same of the moving image.")] = None,
+    both_ways: Annotated[bool, typer.Option("--both-ways", help="Register back, too, and tell the inverse consistency.")] = False,
     overwrite: Overwrite = False,
     device: Where = None,
     cache: Cache = None,
@@ -136,6 +137,7 @@ def register_command(
             "moving_mask": moving_mask,
             "fixed_labels": fixed_labels,
             "moving_labels": moving_labels,
+            "both_ways": both_ways,
         }
         recipe = recipes.find("registration")
         config = validate(content, recipe.config, "register")

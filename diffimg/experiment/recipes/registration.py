@@ -47,6 +47,7 @@ class Config(Experiment):
     regularizer: Literal["bending", "diffusion", "elastic", "curvature"] = "bending"
     weight: float = Field(default=1.0, ge=0)
     order: int = Field(default=3, ge=0, le=5)  # of the interpolation of the result
+    both_ways: bool = False  # register moving ← fixed, too, to judge how far the two are from inverses of each other
     transform_file: Literal["transform.h5", "transform.tfm"] = "transform.tfm"
     demo: Demo = Demo()
 
@@ -68,6 +69,7 @@ DEFINITIONS = {
     "mean_error_mm": "mean distance to the known transform in the foreground (demonstration only)",
     "dice": "mean Dice coefficient of the labels, warped by nearest neighbours",
     "hd95_mm": "mean 95th percentile of surface distances of the labels, the larger direction",
+    "inverse_consistency_mm": "mean distance, in the foreground, of there and back from the start; back is a registration of its own",
     "seconds": "of the search, compilation included",
 }
 NAMES = {"translation": "Translation", "rigid": "Rigid", "similarity": "Similar", "affine": "Affine", "bspline": "BSpline"}
@@ -85,7 +87,7 @@ def function(config: Config, run: Run) -> None:
     run.define(**DEFINITIONS)
     with run.stage("read"):
         fixed, moving, truth = _images(config)
-        masks = {name: None if path is None else data.read(path).image for name, path in _masks(config).items()}
+        masks = {name: None if path is None else _slices(data.read(path)).image for name, path in _masks(config).items()}
     stages, similarity, penalty = _stages(config, fixed.grid), _similarity(config.similarity), _penalty(config)
     with run.stage("register") as watch:
         started = time.perf_counter()
@@ -111,6 +113,12 @@ def function(config: Config, run: Run) -> None:
             scores[name]["nmse_foreground"] = _difference(np.asarray(fixed.image), np.asarray(image))
         scores["after"]["folding_percent"] = 100 * float(registration.folding(result.transform, fixed.grid))
         scores["after"]["sd_log_jacobian"] = float(registration.log_jacobian_deviation(result.transform, fixed.grid))
+        if config.both_ways:
+            swapped = {f"{k}_mask": masks[f"{other}_mask"] for k, other in (("fixed", "moving"), ("moving", "fixed"))}
+            back = registration.register(moving, fixed, _stages(config, moving.grid), similarity, penalty, **swapped)
+            there_and_back = np.asarray((back.transform @ result.transform).displacement(fixed.grid))
+            inside = np.asarray(fixed.image) > np.mean(fixed.image)
+            scores["after"]["inverse_consistency_mm"] = float(np.linalg.norm(there_and_back, axis=-1)[inside].mean())
         if truth is not None:
             inside = np.asarray(fixed.image) > 0.1 * np.max(fixed.image)
             still = forward.Translation(np.zeros(fixed.grid.ndim, np.float32))
