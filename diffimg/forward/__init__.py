@@ -13,6 +13,7 @@ from diffimg.forward.fan_beam import FanBeam
 from diffimg.forward.fourier import MaskedFFT, fft, ifft
 from diffimg.forward.frames import Frames
 from diffimg.forward.geometry import ParallelBeam
+from diffimg.forward.implicit import Siren
 from diffimg.forward.interpolation import interpolate
 from diffimg.forward.isochromats import isochromats
 from diffimg.forward.linear_transform import Affine, LinearTransform, Rigid, Similarity, Translation, rotation_matrix, rotation_vector
@@ -87,6 +88,7 @@ __all__ = [
     "Sharded",
     "Similarity",
     "Simulation",
+    "Siren",
     "Spins",
     "Spline",
     "Stack",

@@ -30,7 +30,7 @@ class Transform:
     """
 
     ndim: int
-    # fields that an optimiser changes, and their unit: mm, or mm at the rim of the image (rotations, matrices), or samples
+    # fields that an optimiser changes, and their unit: mm, or mm at the rim of the image (rotations, matrices), samples, or a mere number
     free: ClassVar[dict[str, str]] = {}
 
     def _map(self, planes: Planes) -> list[Any]:
@@ -79,17 +79,18 @@ class Transform:
 
     def parameters(self, radius: float = 1.0) -> dict[str, Any]:
         """The free numbers in a common unit: a change of 1 moves points at ``radius`` mm from the centre by about 1 mm."""
-        return {name: getattr(self, name) / self._unit(kind, radius) for name, kind in self.free.items()}
+        units = {name: self._unit(kind, radius) for name, kind in self.free.items()}
+        return {name: jax.tree.map(lambda v, u=unit: v / u, getattr(self, name)) for name, unit in units.items()}
 
     def with_parameters(self, parameters: dict[str, Any], radius: float = 1.0) -> Transform:
         """The inverse of ``parameters``: this transform with other numbers."""
-        changed = {name: parameters[name] * self._unit(kind, radius) for name, kind in self.free.items()}
-        return replace(self, **changed)
+        units = {name: self._unit(kind, radius) for name, kind in self.free.items()}
+        return replace(self, **{name: jax.tree.map(lambda v, u=unit: v * u, parameters[name]) for name, unit in units.items()})
 
     def _unit(self, kind, radius):
         if kind == "samples":
             return 1 / np.asarray(self.grid.spacing, np.float32)  # pyright: ignore[reportAttributeAccessIssue]
-        return 1.0 if kind == "mm" else 1 / radius
+        return 1.0 if kind in ("mm", "number") else 1 / radius
 
     @property
     def dtype(self) -> Any:

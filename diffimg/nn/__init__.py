@@ -7,6 +7,7 @@ from diffimg.nn.convex import Critic, InputConvexNetwork
 from diffimg.nn.convolution import convolve, down_convolve, max_pool, mean_pool, up_convolve
 from diffimg.nn.dncnn import DnCNN
 from diffimg.nn.drunet import DRUNet
+from diffimg.nn.encoder import Encoder
 from diffimg.nn.functional import Apply, count, join, on_images, split, structure
 from diffimg.nn.inpainting import Inpainting
 from diffimg.nn.layers import ACTIVATIONS, Convolution, DownConvolution, UpConvolution
@@ -27,6 +28,7 @@ __all__ = [
     "DRUNet",
     "DnCNN",
     "DownConvolution",
+    "Encoder",
     "EndToEndVarNet",
     "Inpainting",
     "InputConvexNetwork",

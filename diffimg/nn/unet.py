@@ -25,6 +25,7 @@ class UNet(nnx.Module):
         convolutions: of each scale, on the way down and up.
         activation: "relu", "softplus", "silu", "gelu" or "elu".
         residual: add the input to the output (as many channels): the network learns what is wrong with an image, as FBPConvNet does.
+        gain: of the last layer's random start, see ``Convolution``; default 1, with ``residual`` 0.
         rngs: ``nnx.Rngs(seed)``.
 
     Raises:
@@ -35,7 +36,7 @@ class UNet(nnx.Module):
 
     def __init__(
         self, channels: Sequence[int] = (32, 64, 128), inputs: int = 1, outputs: int = 1, *, ndim: int = 2, convolutions: int = 2,
-        activation: str = "relu", residual: bool = False, rngs: nnx.Rngs,
+        activation: str = "relu", residual: bool = False, gain: float | None = None, rngs: nnx.Rngs,
     ):  # fmt: skip
         check.one_of("activation", activation, ACTIVATIONS)
         channels = sizes("channels", channels)
@@ -52,7 +53,8 @@ class UNet(nnx.Module):
         pairs = list(itertools.pairwise(channels[::-1]))
         self.up = nnx.List([UpConvolution(a, b, ndim=ndim, rngs=rngs) for a, b in pairs])
         self.merge = nnx.List([block(2 * b, b) for _, b in pairs])
-        self.last = Convolution(channels[0], outputs, 1, ndim=ndim, gain=0.0 if residual else 1.0, rngs=rngs)
+        gain = (0.0 if residual else 1.0) if gain is None else gain
+        self.last = Convolution(channels[0], outputs, 1, ndim=ndim, gain=gain, rngs=rngs)
 
     def __call__(self, x: Any) -> jax.Array:
         start = x = admit(x, self.inputs, self.ndim)

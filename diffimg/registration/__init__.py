@@ -3,10 +3,12 @@
 from diffimg.registration.alignment import Alignment
 from diffimg.registration.batch import Batch, register_batch
 from diffimg.registration.evaluation import folding, log_jacobian_deviation, target_registration_error
+from diffimg.registration.learned import LearnedRegistration
 from diffimg.registration.motion import MotionEnergy
 from diffimg.registration.pyramid import coarse
 from diffimg.registration.register import Level, Result, register
-from diffimg.registration.stages import Affine, BSpline, Displacement, Moments, Rigid, Similar, Stage, Translation, Velocity
+from diffimg.registration.stages import Affine, BSpline, Displacement, Implicit, Moments, Rigid, Similar, Stage, Translation, Velocity
+from diffimg.registration.synthetic import random_deformation, synthetic_pairs
 from diffimg.registration.transform_file import from_fsl, read_transform, to_fsl, write_transform
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "BSpline",
     "Batch",
     "Displacement",
+    "Implicit",
+    "LearnedRegistration",
     "Level",
     "Moments",
     "MotionEnergy",
@@ -28,9 +32,11 @@ __all__ = [
     "folding",
     "from_fsl",
     "log_jacobian_deviation",
+    "random_deformation",
     "read_transform",
     "register",
     "register_batch",
+    "synthetic_pairs",
     "target_registration_error",
     "to_fsl",
     "write_transform",

@@ -11,7 +11,7 @@ from diffimg.core import check
 from diffimg.data.grid import Grid
 from diffimg.energy.deformation import Deformation
 from diffimg.energy.similarity import Similarity
-from diffimg.forward import deformation, linear_transform
+from diffimg.forward import deformation, implicit, linear_transform
 from diffimg.forward.spline_lattice import spline_lattice
 from diffimg.solve.solver import Solver
 
@@ -157,3 +157,24 @@ class Velocity(Stage):
 
     def frame(self, fixed, level, centre, dtype):
         return deformation.VelocityField.identity(fixed.coarser(self.levels[level]), self.squarings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Implicit(Stage):
+    """A deformation held by a network of coordinates (SIREN); no penalty is needed, but one is allowed.
+
+    Args:
+        widths: of the hidden layers.
+        frequency: ω of the sines: the larger, the finer the deformation.
+        seed: of the random start.
+    """
+
+    widths: tuple[int, ...] = (64, 64)
+    frequency: float = 10.0
+    seed: int = 0
+    few: ClassVar[bool] = False
+
+    def frame(self, fixed, level, centre, dtype):
+        import jax
+
+        return implicit.Siren.identity(fixed, self.widths, key=jax.random.key(self.seed), frequency=self.frequency)
