@@ -55,7 +55,9 @@ class BrainSlices:
         return len(self.z)
 
 
-def brain_slices(split: str, size: int = 128, factor: int = 2, step: int = 1, plane: str = "axial") -> BrainSlices:
+def brain_slices(
+    split: str, size: int = 128, factor: int = 2, step: int = 1, plane: str = "axial", name: str = "mni152_t1"
+) -> BrainSlices:
     """Slices of the MNI152 T1 template (1 mm) of one split, square, over a field of view of 256 mm.
 
     The split is by slab along the normal of the plane; 5 slices (5 mm) between slabs belong to none. First and last index:
@@ -74,6 +76,7 @@ def brain_slices(split: str, size: int = 128, factor: int = 2, step: int = 1, pl
             product is at most 256 (then no value is resampled); smaller grids are exact area averages of the native one.
         step: take every ``step``-th slice of each slab.
         plane: ``"axial"`` (rows from front to back), ``"coronal"`` or ``"sagittal"`` (rows from top to bottom).
+        name: of the volume: ``"mni152_t1"``, or the same slices of ``"mni152_gm"``, ``"mni152_wm"`` (tissue maps).
 
     Raises:
         ValueError: an unknown split or plane, a grid that is too fine.
@@ -88,7 +91,8 @@ def brain_slices(split: str, size: int = 128, factor: int = 2, step: int = 1, pl
     if side > NATIVE:
         got, remedy = f"{size} · {factor} = {side}", "Choose a smaller size or factor: the template has pixels of 1 mm."
         check.fail("size", f"size · factor of at most {NATIVE}", got, remedy)
-    brain = sample("mni152_t1")
+    check.one_of("name", name, ("mni152_t1", "mni152_gm", "mni152_wm"))
+    brain = sample(name)
     z = tuple(k for first, last in _SLABS[plane][split] for k in range(first, last + 1, step))
     slices = np.moveaxis(brain.image, _AXIS[plane], 0)[list(z)]
     if plane != "axial":

@@ -92,7 +92,7 @@ def show_command(config: Config, set_: Set = [], debug: Debug = False) -> None: 
         typer.echo(dump(resolved), nl=False)
 
 
-_STAGES = "One after the other: moments, translation, rigid, similarity, affine, bspline, displacement, velocity."
+_STAGES = "One after the other: moments, translation, rigid, similarity, affine, bspline, displacement, velocity, implicit."
 
 
 @app.command("register")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -70,7 +71,7 @@ class Siren(Transform):
         key = jax.random.key(0) if key is None else key
         sizes = [domain.ndim, *widths]
         weights, biases = [], []
-        for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for k, (a, b) in enumerate(itertools.pairwise(sizes)):
             one, two, key = jax.random.split(key, 3)
             limit = 1 / a if k == 0 else float(np.sqrt(6 / a)) / frequency
             weights.append(jax.random.uniform(one, (a, b), jnp.float32, -limit, limit))

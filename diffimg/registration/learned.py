@@ -75,7 +75,8 @@ class LearnedRegistration:
             world = jnp.stack([p - q for p, q in zip(moved.on_grid(moved.grid), grid_planes(moved.grid), strict=True)], -1)
             return FreeForm(separable(world, matrices), lattice)
         if out.shape[:-1] != self.grid.shape:
-            check.fail("apply", f"an output of the size {self.grid.shape} of the images", f"{out.shape[:-1]}", 'head="spline" takes coarser.')
+            remedy = 'head="spline" takes coarser.'
+            check.fail("apply", f"an output of the size {self.grid.shape} of the images", f"{out.shape[:-1]}", remedy)
         return DisplacementField(out, self.grid) if self.head == "displacement" else VelocityField(out, self.grid, self.squarings)
 
     def _space(self, shape):
@@ -112,7 +113,8 @@ class LearnedRegistration:
         steps: int = 20, solver: Solver | None = None,
     ) -> tuple[Transform, Status]:  # fmt: skip
         """(T, status): from the network's answer on, some steps of the optimisation of this very pair (instance optimisation)."""
-        found, status = _refined(self, params, jnp.asarray(fixed), jnp.asarray(moving), similarity, penalty, steps, solver or LBFGS(typical=1.0))
+        images, solver = (jnp.asarray(fixed), jnp.asarray(moving)), solver or LBFGS(typical=1.0)
+        found, status = _refined(self, params, *images, similarity, penalty, steps, solver)
         return found, Status(int(status))
 
     def _energy(self, params, fixed, moving, similarity, penalty):

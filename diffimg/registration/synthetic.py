@@ -29,7 +29,7 @@ def random_deformation(key: Any, grid: Grid, spacing: float, amplitude: Any) -> 
 def synthetic_pairs(
     images: Any, grid: Grid, batch: int, *, spacing: float, amplitude: float, noise: float = 0.0
 ) -> Callable[[Any, Any], tuple[jax.Array, jax.Array, FreeForm]]:
-    """``draw(key, step) → (fixed, moving, transforms)`` for ``learn.train``: a random image i and fixed = i ∘ T + noise, moving = i + noise.
+    """``draw(key, step) → (fixed, moving, transforms)`` for ``learn.train``: i a random image, fixed = i ∘ T + noise, moving = i + noise.
 
     Args:
         images: ``[n, *grid.shape]``. batch: pairs at a time. spacing, amplitude: of ``random_deformation``.

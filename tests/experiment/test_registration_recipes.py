@@ -9,7 +9,13 @@ from small_job import parse, read_json
 from diffimg import data, forward, registration
 
 JOBS = {
-    "registration": ["demo.factor=4", "demo.mesh=3", 'stages=[{kind: bspline, spacing: 60.0, levels: [2, 1], steps: 40}]', "similarity=ssd"],
+    "registration": [
+        "demo.factor=4", "demo.mesh=3", "stages=[{kind: bspline, spacing: 60.0, levels: [2, 1], steps: 40}]", "similarity=ssd",
+    ],
+    "learned_registration": [
+        "pairs.size=32", "pairs.tested=2", "training.channels=[8,8]", "training.steps=20", "training.batch=2", "weights=[0.03]", "steps=20",
+        "refinement=10",
+    ],
     "motion_compensated": ["object.size=48", "object.states=3", "ct.views=60", "estimation.rounds=4", "estimation.bending=0.1"],
 }  # fmt: skip
 STAGES = ("--stages", "rigid,bspline", "--spacing", "60", "--similarity", "ssd", "--weight", "0.001", "--both-ways")
@@ -90,6 +96,15 @@ def test_registration(job):
     assert scores["after"]["mean_error_mm"] < 0.8
     assert scores["after"]["dice"] > 0.95 > scores["before"]["dice"]
     assert scores["after"]["folding_percent"] == 0
+
+
+@pytest.mark.slow
+def test_learned_registration(job):
+    scores = job("learned_registration")
+    start = scores["as they lie"]["mean_error_mm"]
+    assert len(scores) == 10
+    for name in ("free-form, optimised", "SIREN, optimised", "network, spline, refined"):
+        assert scores[name]["mean_error_mm"] < 0.8 * start, name
 
 
 @pytest.mark.slow

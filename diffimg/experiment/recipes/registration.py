@@ -10,7 +10,7 @@ from diffimg.experiment.config import Experiment, Section
 from diffimg.experiment.recipes import Recipe
 from diffimg.experiment.run import Run
 
-Kind = Literal["moments", "translation", "rigid", "similarity", "affine", "bspline", "displacement", "velocity"]
+Kind = Literal["moments", "translation", "rigid", "similarity", "affine", "bspline", "displacement", "velocity", "implicit"]
 
 
 class StageSection(Section):
@@ -180,7 +180,7 @@ def _stages(config, grid) -> list[Any]:
             out.append(registration.Moments())
         elif stage.kind == "bspline":
             out.append(registration.BSpline(spacing=stage.spacing or max(grid.extent) / 10, **common))
-        elif stage.kind in ("displacement", "velocity"):
+        elif stage.kind in ("displacement", "velocity", "implicit"):
             out.append(getattr(registration, stage.kind.capitalize())(**common))
         else:
             out.append(getattr(registration, NAMES[stage.kind])(**common))
