@@ -12,6 +12,7 @@ JOBS = {
     "registration": [
         "demo.factor=4", "demo.mesh=3", "stages=[{kind: bspline, spacing: 60.0, levels: [2, 1], steps: 40}]", "similarity=ssd",
     ],
+    "splines": ["turns.size=32", "turns.turns=8"],
     "learned_registration": [
         "pairs.size=32", "pairs.tested=2", "training.channels=[8,8]", "training.steps=20", "training.batch=2", "weights=[0.03]", "steps=20",
         "refinement=10",
@@ -96,6 +97,13 @@ def test_registration(job):
     assert scores["after"]["mean_error_mm"] < 0.8
     assert scores["after"]["dice"] > 0.95 > scores["before"]["dice"]
     assert scores["after"]["folding_percent"] == 0
+
+
+@pytest.mark.slow
+def test_splines(job):
+    scores = [v["psnr_db"] for v in job("splines").values()]
+    assert len(scores) == 6
+    assert scores[5] > scores[3] > scores[2] > scores[1] + 3
 
 
 @pytest.mark.slow

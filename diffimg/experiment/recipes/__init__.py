@@ -58,6 +58,7 @@ RECIPES = {
     "mri_sequences": "diffimg.experiment.recipes.mri_sequences:recipe",
     "motion_compensated": "diffimg.experiment.recipes.motion_compensated:recipe",
     "registration": "diffimg.experiment.recipes.registration:recipe",
+    "splines": "diffimg.experiment.recipes.splines:recipe",
     "learned_registration": "diffimg.experiment.recipes.learned_registration:recipe",
     "ct_sparse_view": "diffimg.experiment.recipes.ct_sparse_view:recipe",
 }
