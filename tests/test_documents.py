@@ -8,7 +8,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/learning.md", pytest.param("docs/registration.md", marks=pytest.mark.slow)])
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/learning.md", pytest.param("docs/registration.md", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_code_blocks_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text()
