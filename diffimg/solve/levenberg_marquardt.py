@@ -85,6 +85,9 @@ class LevenbergMarquardt(Solver):
         move = -size * jax.scipy.linalg.solve(scaled, size * gradient, assume_a="pos")
         return move, -(jnp.vdot(gradient, move) + 0.5 * jnp.vdot(move, matrix @ move))
 
+    def objective(self, problem, state):
+        return state.value, state.value
+
     def tail_step(self, problem, state):
         # one undamped step with the matrix held: its fixed point is where the gradient vanishes
         gradient = ravel_pytree(problem.grad(state.x))[0]

@@ -100,6 +100,9 @@ class LBFGS(Solver):
             good,
         )
 
+    def objective(self, problem, state):
+        return state.value, state.value
+
     def tail_step(self, problem, state):
         return state._replace(x=tree.add(state.x, problem.grad(state.x), -jax.lax.stop_gradient(state.scale)))
 

@@ -99,13 +99,14 @@ def _run(settings, gradient, solver, problem, x0):
     start = _start(solver, problem, x0)
     if isinstance(gradient, (Truncated, JacobianFree)):
         carry, records = _cut(settings, gradient, solver, problem, start)
-    elif isinstance(gradient, (Unroll, Checkpoint)) or (gradient is None and settings.tolerance == 0.0):
+        return _result(settings, solver, problem, start, carry, records, moved=True)
+    if isinstance(gradient, (Unroll, Checkpoint)) or (gradient is None and settings.tolerance == 0.0):
         carry, records = _scan(settings, gradient, solver.step, solver, problem, start, settings.steps)
     else:
         carry, records = _advance(settings, solver, problem, start, settings.steps)
         x = paired(_FORWARD_ONLY, (), carry.state.x)
         carry = carry._replace(state=carry.state._replace(x=x))
-    return _result(settings, problem, start, carry, records)
+    return _result(settings, solver, problem, start, carry, records)
 
 
 def _start(solver, problem, x0):
@@ -195,15 +196,17 @@ def _cut(settings, gradient, solver, problem, start):
     return carry, jax.tree.map(joined, records, tail)
 
 
-def _result(settings, problem, start, carry, records):
-    problem, first, last = jax.lax.stop_gradient((problem, start.state.x, carry.state.x))
+def _result(settings, solver, problem, start, carry, records, moved=False):
+    """``moved``: the last steps changed the iterate alone, so that what else the state holds is not of it."""
+    solver, problem, first, last = jax.lax.stop_gradient((solver, problem, start.state, carry.state))
     objective, residual = records
-    objective = jnp.concatenate([problem(first).astype(residual.dtype)[None], objective])
+    objective = jnp.concatenate([solver.objective(problem, first)[0].astype(residual.dtype)[None], objective])
+    value, smooth = Solver.objective(solver, problem, last) if moved else solver.objective(problem, last)
     if settings.objective_every != 1:
-        objective = objective.at[carry.count].set(problem(last).astype(residual.dtype))
+        objective = objective.at[carry.count].set(value.astype(residual.dtype))
     ended_well = (carry.status == Status.COMPLETED) | (carry.status == Status.CONVERGED)
     # of the smooth part alone: splitting methods may leave a constraint's domain by rounding
-    unusable = ended_well & ~jnp.isfinite(problem.smooth(last))
+    unusable = ended_well & ~jnp.isfinite(smooth)
     status = jnp.where(unusable, Status.NONFINITE, carry.status).astype(jnp.int32)
     if settings.tolerance > 0:
         status = jnp.where(status == Status.COMPLETED, Status.MAX_STEPS, status).astype(jnp.int32)
@@ -241,7 +244,7 @@ def _fixed_point(settings, rule, theta, x0):
     solver, problem = theta
     start = _start(solver, problem, x0)
     carry, records = _advance(settings, solver, problem, start, settings.steps)
-    return solver.variables(carry.state), _result(settings, problem, start, carry, records)
+    return solver.variables(carry.state), _result(settings, solver, problem, start, carry, records)
 
 
 @jax.tree_util.register_static

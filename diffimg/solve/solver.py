@@ -49,6 +49,10 @@ class Solver:
         """The image x that belongs to the variables z."""
         return self.with_variables(state, z).x
 
+    def objective(self, problem: Problem, state: Any) -> tuple[Any, Any]:
+        """(objective, its smooth part) of the state's iterate; a solver whose state holds them need not compute them again."""
+        return problem(state.x), problem.smooth(state.x)
+
     def residual(self, old: Any, new: Any) -> jax.Array:
         """Relative change ‖x⁺ − x‖ / ‖x⁺‖, the stopping criterion."""
         return relative_change(old.x, new.x)
