@@ -17,7 +17,6 @@ from diffimg.data.volume import Volume
 from diffimg.energy.deformation import Deformation
 from diffimg.energy.similarity import NCC, Similarity
 from diffimg.forward.deformation import DisplacementField, FreeForm, VelocityField
-from diffimg.forward.implicit import Siren
 from diffimg.forward.interpolation import interpolate_planes
 from diffimg.forward.linear_transform import Affine, LinearTransform, Rigid, Translation, rotation_vector
 from diffimg.forward.linear_transform import Similarity as SimilarityTransform
@@ -215,7 +214,7 @@ def carried(found: Transform, frame: Transform) -> Transform:
         scale = np.asarray(found.grid.spacing) / np.asarray(frame.grid.spacing)
         values = [interpolate_planes(found.vectors[..., k], index, 1) * scale[k] for k in range(found.ndim)]
         return replace(frame, vectors=jnp.stack([jnp.broadcast_to(v, frame.grid.shape) for v in values], -1).astype(found.dtype))
-    if isinstance(frame, Siren) and isinstance(found, Siren):
+    if type(frame) is type(found) and not isinstance(frame, (DisplacementField, LinearTransform)):
         return found
     if isinstance(frame, DisplacementField):
         return DisplacementField.from_world(found.displacement(frame.grid), frame.grid, frame.outside)
