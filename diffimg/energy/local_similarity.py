@@ -91,15 +91,18 @@ class NGF(Similarity):
     def __post_init__(self):
         check.minimum("noise", self.noise, 0, strict=True)
 
-    def prepared(self, fixed, moving, spacing=None):
-        spacing = (1.0,) * fixed.ndim if spacing is None else spacing
-        etas = [self.noise * jnp.mean(jnp.sqrt(sum(g * g for g in central_differences(v, spacing)))) for v in (fixed, moving)]
+    def prepared(self, fixed, moving, fixed_spacing=None, moving_spacing=None):
+        sizes = []
+        for image, spacing in ((fixed, fixed_spacing), (moving, moving_spacing)):
+            gradients = central_differences(image, (1.0,) * image.ndim if spacing is None else spacing)
+            sizes.append(jnp.mean(jnp.sqrt(sum(g * g for g in gradients))))
+        etas = [self.noise * size for size in sizes]
         keep = (self.fixed_eta, self.moving_eta)
         fixed_eta, moving_eta = (e if k is None else k for e, k in zip(etas, keep, strict=True))
         return replace(self, fixed_eta=fixed_eta, moving_eta=moving_eta)
 
     def _value(self, fixed, moving, weights, spacing):
-        this = self.prepared(*jax.lax.stop_gradient((fixed, moving)), spacing)
+        this = self.prepared(*jax.lax.stop_gradient((fixed, moving)), spacing, spacing)
         f, m = central_differences(fixed, spacing), central_differences(moving, spacing)
         ff = sum(g * g for g in f) + this.fixed_eta**2
         mm = sum(g * g for g in m) + this.moving_eta**2

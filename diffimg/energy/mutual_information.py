@@ -52,7 +52,7 @@ class MutualInformation(Similarity):
             if value is not None:
                 check.shape(name, value, (2,), "(lowest, highest)")
 
-    def prepared(self, fixed, moving):
+    def prepared(self, fixed, moving, fixed_spacing=None, moving_spacing=None):
         ranges = [jnp.stack([jnp.min(v), jnp.max(v)]) for v in (fixed, moving)]
         keep = (self.fixed_range, self.moving_range)
         fixed_range, moving_range = (r if k is None else k for r, k in zip(ranges, keep, strict=True))

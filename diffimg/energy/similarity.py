@@ -27,8 +27,8 @@ class Similarity:
     def _value(self, fixed: Any, moving: Any, weights: Any, spacing: tuple[float, ...]) -> jax.Array:
         raise TypeError(f"{type(self).__name__} must define _value(self, fixed, moving, weights, spacing).")
 
-    def prepared(self, fixed: Any, moving: Any) -> Similarity:
-        """The same similarity with what depends on the unwarped images computed."""
+    def prepared(self, fixed: Any, moving: Any, fixed_spacing: Any = None, moving_spacing: Any = None) -> Similarity:
+        """The same similarity with what depends on the unwarped images (and their spacing, mm; default 1) computed."""
         return self
 
     def to(self, fixed: Any, weights: Any = None, spacing: tuple[float, ...] | None = None) -> SimilarityTo:

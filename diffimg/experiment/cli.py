@@ -93,6 +93,7 @@ def show_command(config: Config, set_: Set = [], debug: Debug = False) -> None: 
 
 
 _STAGES = "One after the other: moments, translation, rigid, similarity, affine, bspline, displacement, velocity, implicit."
+_PENALTIES = "bending, diffusion, elastic, curvature, tv, volume or folding."
 
 
 @app.command("register")
@@ -103,8 +104,12 @@ def register_command(
     stages: Annotated[str, typer.Option("--stages", metavar="A,B,…", help=_STAGES)] = "rigid,affine,bspline",
     similarity: Annotated[str, typer.Option("--similarity", help="ssd, ncc, lncc, mi, nmi, ngf or mind.")] = "ncc",
     spacing: Annotated[float | None, typer.Option("--spacing", metavar="MM", help="Between the control points of bspline.")] = None,
-    regularizer: Annotated[str, typer.Option("--regularizer", help="bending, diffusion, elastic or curvature.")] = "bending",
+    regularizer: Annotated[str, typer.Option("--regularizer", help=_PENALTIES)] = "bending",
     weight: Annotated[float, typer.Option("--weight", help="Of the regularizer.")] = 1.0,
+    levels: Annotated[str, typer.Option("--levels", metavar="A,B,…", help="How many times coarser each level is.")] = "4,2,1",
+    steps: Annotated[int, typer.Option("--steps", help="Of the search, at each level.")] = 50,
+    order: Annotated[int, typer.Option("--order", help="Of the spline that interpolates the result.")] = 3,
+    transform_file: Annotated[str, typer.Option("--transform-file", help="transform.tfm or transform.h5.")] = "transform.tfm",
     fixed_mask: Annotated[str | None, typer.Option("--fixed-mask", metavar="FILE", help="What counts in the fixed image.")] = None,
     moving_mask: Annotated[str | None, typer.Option("--moving-mask", metavar="FILE", help="What counts in the moving image.")] = None,
     fixed_labels: Annotated[str | None, typer.Option("--fixed-labels", metavar="FILE", help="To judge by: Dice and HD95.")] = None,
@@ -123,13 +128,20 @@ def register_command(
         for name, path in (("FIXED", fixed), ("MOVING", moving)):
             if not Path(path).exists():
                 raise ConfigError(f"{name}: expected a file or folder that exists, got {path}. Check the path.")
+        try:
+            factors = [float(v) for v in levels.split(",")]
+        except ValueError:
+            raise ConfigError(f"--levels: expected numbers such as 4,2,1, got {levels!r}.") from None
+        common = {"levels": factors, "steps": steps}
         kinds = [name.strip() for name in stages.split(",") if name.strip()]
         content = {
             "recipe": "registration",
             "title": f"{Path(moving).name} onto {Path(fixed).name}",
             "fixed": fixed,
             "moving": moving,
-            "stages": [{"kind": kind} | ({"spacing": spacing} if kind == "bspline" and spacing else {}) for kind in kinds],
+            "stages": [{"kind": kind} | common | ({"spacing": spacing} if kind == "bspline" and spacing else {}) for kind in kinds],
+            "order": order,
+            "transform_file": transform_file,
             "similarity": similarity,
             "regularizer": regularizer,
             "weight": weight,

@@ -247,7 +247,7 @@ class VelocityField(Transform):
 
 
 class Inverse(NamedTuple):
-    """What ``invert`` found: the inverse, and how far T(T⁻¹(y)) is from y, mm, at the samples (their largest; NaN where it folds)."""
+    """What ``invert`` found: the inverse, and how far T(T⁻¹(y)) is from y, mm, at the samples (their largest: far from 0 where T folds)."""
 
     transform: DisplacementField
     residual: jax.Array

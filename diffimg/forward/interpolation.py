@@ -18,7 +18,8 @@ from diffimg.forward.spline import MODES, _check_order, fold_index, padding, spl
 def interpolate(
     image: Any, points: Any, order: int = 1, mode: str = "nearest", cval: Any = 0.0, prefilter: bool = True
 ) -> jax.Array:
-    """The image at fractional positions, equal to ``scipy.ndimage.map_coordinates``.
+    """The image at fractional positions, equal to ``scipy.ndimage.map_coordinates`` (in mode "reflect" exact on axes of
+    a few samples, too, where SciPy's prefilter misses its own samples).
 
     Differentiable in ``image`` and ``points`` to any order, with exact derivatives of the spline (an order-0 image has none; an
     order-1 image has kinks at its samples, where the derivative to the right is taken).

@@ -241,27 +241,29 @@ def rotation_matrix(rotation: Any) -> jax.Array:
     return jnp.eye(3, dtype=k.dtype) + first * k + second * jnp.matmul(k, k, precision="highest")
 
 
-def rotation_vector(matrix: Any) -> np.ndarray:
-    """The inverse of ``rotation_matrix``, float64; the nearest rotation of a matrix that is none."""
-    matrix = np.asarray(matrix, float)
-    u, _, v = np.linalg.svd(matrix)
-    r = u @ np.diag([1.0] * (len(u) - 1) + [np.linalg.det(u @ v)]) @ v
+def rotation_vector(matrix: Any) -> Any:
+    """The inverse of ``rotation_matrix``, float64 (traced matrices: their dtype); the nearest rotation of a matrix that is none."""
+    np_ = np if check.is_concrete(matrix) else jnp
+    matrix = np.asarray(matrix, float) if np_ is np else matrix
+    u, _, v = np_.linalg.svd(matrix)
+    last = np_.linalg.det(u @ v)
+    r = np_.concatenate([u[:, :-1], u[:, -1:] * last], 1) @ v
     if len(r) == 2:
-        return np.array([np.arctan2(r[0, 1], r[0, 0])])
+        return np_.array([np_.arctan2(r[0, 1], r[0, 0])])
     r = r[::-1, ::-1]
     # unit quaternion by the eigenvector of Bar-Itzhack's symmetric matrix: exact also at half turns
-    q = np.array(
+    q = np_.array(
         [
             [r[0, 0] - r[1, 1] - r[2, 2], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[2, 1] - r[1, 2]],
             [0, r[1, 1] - r[0, 0] - r[2, 2], r[1, 2] + r[2, 1], r[0, 2] - r[2, 0]],
             [0, 0, r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
-            [0, 0, 0, np.trace(r)],
+            [0, 0, 0, np_.trace(r)],
         ]
     )
-    x, y, z, w = np.linalg.eigh(np.triu(q) + np.triu(q, 1).T)[1][:, -1]
-    axis = np.array([z, y, x]) * (-1 if w < 0 else 1)
-    sine = np.linalg.norm(axis)
-    return axis * (2 * np.arctan2(sine, abs(w)) / sine if sine > 0 else 2.0)
+    x, y, z, w = np_.linalg.eigh(np_.triu(q) + np_.triu(q, 1).T)[1][:, -1]
+    axis = np_.stack([z, y, x]) * np_.where(w < 0, -1, 1)
+    sine = np_.linalg.norm(axis)
+    return axis * np_.where(sine > 0, 2 * np_.arctan2(sine, abs(w)) / np_.where(sine > 0, sine, 1), 2.0)
 
 
 def vector(name: str, value: Any) -> jax.Array:

@@ -65,7 +65,8 @@ def smoothing_spline(
 ) -> Spline:
     """The B-spline with knots at the samples that minimises ½ Σ (f(x_i) − image_i)² + weight ∫ ‖∇²f‖²_F dx.
 
-    Along an axis on which the image is constant it is the natural cubic smoothing spline. Interpolation: ``spline_coefficients``.
+    Along an axis on which the image is constant it is the natural cubic smoothing spline, with SciPy's λ = 2 · weight · (n − 1)/n for n
+    samples along that axis (the domain ends at the outer ones). Interpolation: ``spline_coefficients``.
 
     Args:
         image: ``[*samples]``, two or three axes.

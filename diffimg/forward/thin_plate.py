@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree
@@ -36,6 +37,7 @@ def thin_plate_spline(points: Any, values: Any, at: Any, smoothing: Any = 0.0) -
     """
     points, values = _landmarks(points, values, "points", "values")
     check.minimum("smoothing", smoothing, 0)
+    _determined("points", points, smoothing)
     at = jnp.asarray(check.array("at", at), points.dtype)
     check.trailing_shape("at", at, (points.shape[1],), "(z, y, x)" if points.shape[1] == 3 else "(y, x)")
     planes = [at[..., k] for k in range(points.shape[1])]
@@ -67,6 +69,7 @@ class ThinPlate(Transform):
         source, target = _landmarks(self.source, self.target, "source", "target")
         check.shape("target", target, source.shape, "like the source")
         check.minimum("smoothing", self.smoothing, 0)
+        _determined("source", source, self.smoothing)
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "target", target)
 
@@ -126,6 +129,19 @@ def _kernel(square, ndim):
     """r² log r in 2-D, −r in 3-D, from r²; with a derivative of 0 at 0."""
     safe = jnp.where(square > 0, square, 1)
     return jnp.where(square > 0, square * jnp.log(safe) / 2 if ndim == 2 else -jnp.sqrt(safe), 0)
+
+
+def _determined(name, points, smoothing):
+    """Landmarks that determine a spline, where they are known."""
+    if not check.is_concrete(points):
+        return
+    points = np.asarray(points, float)
+    spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    if spread[-1] <= 1e-6 * spread[0]:
+        got = "points in one " + ("line" if points.shape[1] == 2 else "plane or line")
+        check.fail(name, "landmarks that span the space", got, "Add a landmark beside it.")
+    if check.is_concrete(smoothing) and not np.all(np.asarray(smoothing) > 0) and len(np.unique(points, axis=0)) < len(points):
+        check.fail(name, "each landmark once, without smoothing", "some of them twice", "Average them, or set smoothing > 0.")
 
 
 def _landmarks(points, values, first, second):

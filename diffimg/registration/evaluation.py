@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from diffimg.core import check
 from diffimg.data.grid import Grid
-from diffimg.forward.transform import Transform
+from diffimg.forward.transform import Transform, determinant
 
 
 def target_registration_error(transform: Transform, fixed_points: Any, moving_points: Any) -> jax.Array:
@@ -39,11 +39,19 @@ def folding(transform: Transform, grid: Grid) -> jax.Array:
 def log_jacobian_deviation(transform: Transform, grid: Grid, learn2reg: bool = False) -> jax.Array:
     """Standard deviation of log det ∂T/∂x over inner samples (SDlogJ); determinants below 1e-9 count as 1e-9.
 
-    ``learn2reg``: as the challenge's evaluation computes it, the deviation of log(clip(det + 3, 1e-9, 1e9)), which is about a
-    quarter as large: compare like with like.
+    ``learn2reg``: as the challenge's evaluation computes it: central differences of the displacement in samples, two samples left out
+    on every side, and log(clip(det + 3, 1e-9, 1e9)), whose deviation is about a quarter as large: compare like with like.
     """
-    values = _inner(transform, grid)
-    return jnp.std(jnp.log(jnp.clip(values + 3 if learn2reg else values, 1e-9, 1e9)))
+    if not learn2reg:
+        return jnp.std(jnp.log(jnp.maximum(_inner(transform, grid), 1e-9)))
+    small = [n for n in grid.shape if n < 5]
+    if small:
+        check.fail("grid", "5 samples or more along each axis, for Learn2Reg's definition", f"{min(small)}")
+    u = transform.displacement(grid)  # mm along the world's axes → samples along the grid's
+    u = jnp.einsum("jk,...j->...k", jnp.asarray(grid.direction, u.dtype), u, precision="highest") / jnp.asarray(grid.spacing, u.dtype)
+    inside = (slice(2, -2),) * grid.ndim
+    rows = [[jnp.gradient(u[..., k], axis=j)[inside] + (k == j) for j in range(grid.ndim)] for k in range(grid.ndim)]
+    return jnp.std(jnp.log(jnp.clip(determinant(rows) + 3, 1e-9, 1e9)))
 
 
 def _inner(transform, grid):

@@ -11,7 +11,7 @@ import numpy as np
 from diffimg.core import check
 from diffimg.data.grid import Grid
 from diffimg.forward.deformation import DisplacementField, FreeForm, VelocityField
-from diffimg.forward.linear_transform import Affine, LinearTransform, Rigid, Similarity, Translation, rotation_vector
+from diffimg.forward.linear_transform import Affine, LinearTransform, Rigid, Similarity, Translation, rotation_matrix, rotation_vector
 from diffimg.forward.transform import Composition, Transform
 
 _TEXT, _HDF5, _MATLAB = (".tfm", ".txt"), (".h5", ".hdf5", ".xfm"), (".mat",)
@@ -25,6 +25,7 @@ class Record(NamedTuple):
     parameters: np.ndarray
     fixed: np.ndarray
     ndim: int
+    order: int = 3  # of a B-spline
 
 
 def read_itk(path: Any) -> Transform:
@@ -49,6 +50,8 @@ def read_itk(path: Any) -> Transform:
 
 def write_itk(path: Any, transform: Transform) -> None:
     """Write a transform as ITK's text (``.tfm``, ``.txt``) or HDF5 file (``.h5``); what SimpleITK reads back moves points alike.
+
+    Outside the grid of a displacement or velocity field ITK moves nothing, where ``outside="nearest"`` goes on as at the border.
 
     Raises:
         ValueError: another suffix, or a transform without a counterpart in ITK.
@@ -81,6 +84,7 @@ def to_record(t: Transform) -> Record:
             return Record(kind, np.array([*scale, float(t.rotation[0]), *shift]), centre, n)
         angle = np.linalg.norm(np.asarray(t.rotation, float))
         versor = xyz(t.rotation) * (0.5 * np.sinc(angle / (2 * np.pi)))
+        versor = -versor if np.cos(angle / 2) < 0 else versor  # ITK takes the scalar part as positive
         return Record("Similarity3DTransform" if scale else "VersorRigid3DTransform", np.array([*versor, *shift, *scale]), centre, n)
     if isinstance(t, LinearTransform):
         centre = np.asarray(getattr(t, "centre", np.zeros(n)), float)
@@ -90,11 +94,11 @@ def to_record(t: Transform) -> Record:
     if isinstance(t, VelocityField):
         t = t.field()
     if isinstance(t, FreeForm):
-        if t.order != 3:
+        if t.order > 3:
             remedy = "Sample it: DisplacementField.from_world(transform.displacement(grid), grid)."
-            check.fail("transform", "a FreeForm of order 3, the only one in ITK's files", f"order {t.order}", remedy)
+            check.fail("transform", "a FreeForm of order 1 to 3, as ITK has them", f"order {t.order}", remedy)
         values = [np.asarray(t.coefficients[..., k], float).ravel() for k in range(n)[::-1]]
-        return Record("BSplineTransform", np.concatenate(values), _grid_numbers(t.lattice), n)
+        return Record("BSplineTransform", np.concatenate(values), _grid_numbers(t.lattice), n, t.order)
     if isinstance(t, DisplacementField):
         u = np.asarray(t.displacement(t.grid), float)[..., ::-1]
         return Record("DisplacementFieldTransform", u.ravel(), _grid_numbers(t.grid), n)
@@ -121,6 +125,9 @@ def from_record(r: Record, path: Any = "record") -> Transform:
         "Rigid2DTransform": 3,
         "Euler3DTransform": 6,
         "VersorRigid3DTransform": 6,
+        "VersorTransform": 3,
+        "ScaleTransform": n,
+        "ScaleVersor3DTransform": 9,
         "Similarity2DTransform": 4,
         "Similarity3DTransform": 7,
         "AffineTransform": n * n + n,
@@ -141,6 +148,13 @@ def from_record(r: Record, path: Any = "record") -> Transform:
                 return Similarity(p[1:2], jnp.log(p[0]), zyx(p[2:]), centre)
             case "VersorRigid3DTransform":
                 return Rigid(_of_versor(p[:3]), zyx(p[3:]), centre)
+            case "VersorTransform":
+                return Rigid(_of_versor(p), jnp.zeros(n), centre)
+            case "ScaleTransform":
+                return Affine(np.diag(p[::-1]), jnp.zeros(n), centre)
+            case "ScaleVersor3DTransform":
+                turn = np.asarray(rotation_matrix(np.asarray(_of_versor(p[:3]))))
+                return Affine(turn + np.diag(p[6:][::-1] - 1), zyx(p[3:6]), centre)
             case "Similarity3DTransform":
                 return Similarity(_of_versor(p[:3]), jnp.log(p[6]), zyx(p[3:6]), centre)
             case "Euler3DTransform":
@@ -148,7 +162,8 @@ def from_record(r: Record, path: Any = "record") -> Transform:
         return Affine(p[: n * n].reshape(n, n)[::-1, ::-1], zyx(p[n * n :]), centre)
     if r.kind not in ("BSplineTransform", "DisplacementFieldTransform"):
         known = (*counts, "BSplineTransform", "DisplacementFieldTransform", "CompositeTransform")
-        check.fail(str(path), f"one of {', '.join(known)}", r.kind, "Resample it to a displacement field in ITK.")
+        remedy = "Write its matrix, translation and centre as an AffineTransform, or sample it to a displacement field, in ITK."
+        check.fail(str(path), f"one of {', '.join(known)}", r.kind, remedy)
     if len(fixed) < 3 * n + n * n:
         check.fail(str(path), f"{3 * n + n * n} fixed parameters (size, origin, spacing, direction)", f"{len(fixed)}")
     size, origin, spacing, direction = np.split(fixed[: 3 * n + n * n], [n, 2 * n, 3 * n])
@@ -156,7 +171,7 @@ def from_record(r: Record, path: Any = "record") -> Transform:
     if len(p) != n * np.prod(grid.shape):
         check.fail(str(path), f"{n * np.prod(grid.shape)} parameters for a grid {grid.shape}", f"{len(p)}")
     if r.kind == "BSplineTransform":
-        return FreeForm(np.moveaxis(p.reshape(n, *grid.shape)[::-1], 0, -1), grid)
+        return FreeForm(np.moveaxis(p.reshape(n, *grid.shape)[::-1], 0, -1), grid, r.order)
     return DisplacementField.from_world(p.reshape(*grid.shape, n)[..., ::-1], grid, outside="zero")
 
 
@@ -183,18 +198,22 @@ def _euler(angles, zyx_order):
 
 
 def _typed(name, path):
-    """(kind, ndim) of e.g. ``BSplineTransform_double_3_3``."""
+    """(kind, ndim, order) of e.g. ``BSplineTransform_double_3_3`` (order 3) or ``BSplineTransform_double_3_3_1``."""
     parts = name.strip().split("_")
     if len(parts) < 3 or parts[1] not in ("double", "float") or not all(v.isdigit() for v in parts[2:]):
         check.fail(str(path), "a type like AffineTransform_double_3_3", repr(name.strip()))
     ndim = int(parts[2])
     if ndim not in (2, 3):
         check.fail(str(path), "a transform of 2 or 3 dimensions", f"{ndim}")
-    return parts[0], ndim
+    order = int(parts[4]) if parts[0] == "BSplineTransform" and len(parts) > 4 else 3
+    if order not in (1, 2, 3):
+        check.fail(str(path), "a B-spline of order 1 to 3", f"{order}")
+    return parts[0], ndim, order
 
 
 def _type_name(r):
-    return f"{r.kind}_double_{r.ndim}_{r.ndim}"
+    order = f"_{r.order}" if r.kind == "BSplineTransform" and r.order != 3 else ""
+    return f"{r.kind}_double_{r.ndim}_{r.ndim}{order}"
 
 
 def _read_text(path):
@@ -216,14 +235,14 @@ def _read_text(path):
 def _text_record(fields, path):
     if "Transform" not in fields:
         check.fail(str(path), "a line 'Transform: …'", f"lines {', '.join(fields)}")
-    kind, ndim = _typed(fields["Transform"], path)
+    kind, ndim, order = _typed(fields["Transform"], path)
     numbers = []
     for name in ("Parameters", "FixedParameters"):
         try:
             numbers.append(np.array(fields.get(name, "").split(), float))
         except ValueError:
             check.fail(f"{path}: {name}", "numbers", repr(fields[name][:60]))
-    return Record(kind, numbers[0], numbers[1], ndim)
+    return Record(kind, numbers[0], numbers[1], ndim, order)
 
 
 def _write_text(path, records):
@@ -249,9 +268,9 @@ def _read_hdf5(path):
         for key in sorted(group, key=int):
             entry = group[key]
             name = np.ravel(entry["TransformType"][()])[0]
-            kind, ndim = _typed(name.decode() if isinstance(name, bytes) else str(name), path)
+            kind, ndim, order = _typed(name.decode() if isinstance(name, bytes) else str(name), path)
             numbers = [_numbers(entry, stem) for stem in ("Parameters", "FixedParameters")]
-            records.append(Record(kind, numbers[0], numbers[1], ndim))
+            records.append(Record(kind, numbers[0], numbers[1], ndim, order))
     return records
 
 
@@ -288,7 +307,7 @@ def _read_matlab(path):
     names = [k for k in content if not k.startswith("__") and k != "fixed"]
     if len(names) != 1 or "fixed" not in content:
         check.fail(str(path), "one transform and 'fixed', as in ANTs' GenericAffine.mat", f"{', '.join(names) or 'nothing'}")
-    kind, ndim = _typed(names[0], path)
+    kind, ndim, _ = _typed(names[0], path)
     return [Record(kind, np.ravel(content[names[0]]).astype(float), np.ravel(content["fixed"]).astype(float), ndim)]
 
 

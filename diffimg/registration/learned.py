@@ -95,11 +95,16 @@ class LearnedRegistration:
         space, lattice = self._space(shape), spline_lattice(self.grid, self.spacing)
         return lattice, [np.linalg.pinv(basis(space, lattice, 3, k), rcond=1e-3) for k in range(self.grid.ndim)]
 
-    def loss(self, similarity: Similarity = NCC(), penalty: Deformation | None = None) -> Callable[..., Any]:  # noqa: B008
-        """``loss(params, (fixed, moving), key)`` for ``learn.train``, without supervision: similarity + penalty, means of a batch."""
+    def loss(
+        self, similarity: Similarity = NCC(), penalty: Deformation | None = None, fixed_mask: Any = None, moving_mask: Any = None  # noqa: B008
+    ) -> Callable[..., Any]:
+        """``loss(params, (fixed, moving), key)`` for ``learn.train``, without supervision: similarity + penalty, means of a batch.
+
+        ``fixed_mask``, ``moving_mask``: what counts, the same for every pair.
+        """
 
         def one(params, fixed, moving):
-            energy, start = self._energy(params, fixed, moving, similarity, penalty)
+            energy, start = self._energy(params, fixed, moving, similarity, penalty, (fixed_mask, moving_mask))
             return energy(start)
 
         def loss(params, batch, key=None):
@@ -110,23 +115,23 @@ class LearnedRegistration:
 
     def refine(
         self, params: Any, fixed: Any, moving: Any, similarity: Similarity = NCC(), penalty: Deformation | None = None, *,  # noqa: B008
-        steps: int = 20, solver: Solver | None = None,
+        steps: int = 20, solver: Solver | None = None, fixed_mask: Any = None, moving_mask: Any = None,
     ) -> tuple[Transform, Status]:  # fmt: skip
         """(T, status): from the network's answer on, some steps of the optimisation of this very pair (instance optimisation)."""
         images, solver = (jnp.asarray(fixed), jnp.asarray(moving)), solver or LBFGS(typical=1.0)
-        found, status = _refined(self, params, *images, similarity, penalty, steps, solver)
+        found, status = _refined(self, params, *images, similarity, penalty, steps, solver, (fixed_mask, moving_mask))
         return found, Status(int(status))
 
-    def _energy(self, params, fixed, moving, similarity, penalty):
+    def _energy(self, params, fixed, moving, similarity, penalty, masks):
         frame = self.transform(params, fixed, moving)
-        similarity = similarity.prepared(fixed, moving)
+        similarity = similarity.prepared(fixed, moving, self.grid.spacing, self.grid.spacing)
         images = (jnp.asarray(fixed, jnp.float32), prepared_image(jnp.asarray(moving, jnp.float32), self.order))
-        energy = Alignment(*images, similarity, frame, self.grid, self.grid, penalty, order=self.order)
+        energy = Alignment(*images, similarity, frame, self.grid, self.grid, penalty, None, *masks, order=self.order)
         return energy, energy.start()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6))
-def _refined(learned, params, fixed, moving, similarity, penalty, steps, solver):
-    energy, start = learned._energy(params, fixed, moving, similarity, penalty)
+def _refined(learned, params, fixed, moving, similarity, penalty, steps, solver, masks):
+    energy, start = learned._energy(params, fixed, moving, similarity, penalty, masks)
     result = run(solver, Problem(smooth=energy), start, steps, objective_every=0, prepare=False)
     return energy.transform(result.x), result.status

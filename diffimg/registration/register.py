@@ -90,8 +90,8 @@ def register(
         similarity: ``SSD``, ``NCC``, ``LNCC``, ``NGF``, ``MutualInformation``, ``MIND``.
         regularizer: of stages that deform, e.g. ``0.1 * Bending()``; a stage may have its own ``penalty``.
         fixed_mask, moving_mask: ≥ 0, what counts.
-        initial: a transform to begin with.
-        order: of the interpolation, 0 … 5 (1 while searching is usual).
+        initial: a transform to begin with, instead of ``Moments``.
+        order: of the interpolation, 1 … 5 (1 is usual).
         progress: called with each finished ``Level``.
 
     Returns:
@@ -108,10 +108,13 @@ def register(
         check.fail("fixed, moving", "as many axes in one as in the other", got, remedy)
     fixed_mask, moving_mask = _mask("fixed_mask", fixed_mask, fixed_grid), _mask("moving_mask", moving_mask, moving_grid)
     stages = _stages(stages)
-    if not isinstance(similarity, Similarity):
-        check.fail("similarity", "a Similarity such as NCC()", repr(similarity))
+    admit(similarity, regularizer, order)
+    for name, image, mask in (("fixed", fixed, fixed_mask), ("moving", moving, moving_mask)):
+        seen = None if mask is None else image[mask > 0]
+        if seen is not None and float(jnp.min(seen)) == float(jnp.max(seen)):
+            check.fail(name, f"an image with contrast inside {name}_mask", f"the value {float(seen[0]):g} everywhere in it")
     images = Images(fixed, moving, fixed_mask, moving_mask, fixed_grid, moving_grid)
-    similarity = similarity.prepared(fixed, moving)
+    similarity = prepared(similarity, images)
     levels: list[Level] = []
 
     def report(name, shape, result):
@@ -124,13 +127,32 @@ def register(
     if not np.isfinite(start) and not isinstance(stages[0], Moments):
         _no_overlap(fixed_grid, moving_grid)
     transform = pipeline(images, stages, similarity, regularizer, order, initial, report)
-    after = _energy(images, similarity, transform, order)
+    after, diverged = _energy(images, similarity, transform, order), False
     if not np.isfinite(after):
-        _no_overlap(fixed_grid, moving_grid)
+        if not np.isfinite(start):
+            _no_overlap(fixed_grid, moving_grid)
+        still = Translation(jnp.zeros(fixed_grid.ndim, fixed.dtype))
+        transform, after, diverged = still if initial is None else initial, start, True
     warped = warp(moving, transform, order, grid=moving_grid, onto=fixed_grid)
     failed = [level.status for level in levels if not (level.status.ok or level.status == Status.MAX_STEPS)]
+    failed = [Status.NONFINITE, *failed] if diverged else failed
     status = failed[0] if failed else next((v.status for v in levels if v.status == Status.MAX_STEPS), Status.CONVERGED)
     return Result(transform, warped, tuple(levels), status, fixed_grid, moving_grid, float(start), float(after))
+
+
+def admit(similarity: Any, regularizer: Any, order: Any) -> None:
+    """What a registration is asked to minimise."""
+    if not isinstance(similarity, Similarity):
+        check.fail("similarity", "a Similarity such as NCC(), with brackets", repr(similarity))
+    if regularizer is not None and not isinstance(regularizer, Deformation):
+        check.fail("regularizer", "a penalty such as 0.1 * Bending()", repr(regularizer))
+    if order not in (1, 2, 3, 4, 5):
+        check.fail("order", "a spline of order 1 … 5", repr(order), "Order 0 has no gradient; warp labels with it, afterwards.")
+
+
+def prepared(similarity: Similarity, images: Images) -> Similarity:
+    """The similarity with what depends on the images as a whole."""
+    return similarity.prepared(images.fixed, images.moving, images.fixed_grid.spacing, images.moving_grid.spacing)
 
 
 class Images(NamedTuple):
@@ -156,9 +178,10 @@ def pipeline(
         settled, linear = None, initial
     for stage in stages:
         if isinstance(stage, Moments):
-            settled, linear = None, _moments(images, stage)
+            if settled is None and linear is None:
+                linear = _moments(images, stage)
             continue
-        own = similarity if stage.similarity is None else stage.similarity.prepared(images.fixed, images.moving)
+        own = similarity if stage.similarity is None else prepared(stage.similarity, images)
         penalty = stage.penalty if stage.penalty is not None else (None if stage.few else regularizer)
         if isinstance(stage, (kinds.Displacement, kinds.Velocity)) and penalty is None:
             check.fail("regularizer", f"a penalty, for {type(stage).__name__}", "None", "e.g. regularizer=0.1 * Diffusion().")
@@ -170,7 +193,8 @@ def pipeline(
             energy = alignment(images, factor, own, frame, penalty, after, order, radius)
             solver = stage.solver or (LevenbergMarquardt(typical=1.0) if stage.few and energy.squares else LBFGS(typical=1.0))
             tolerance = max(stage.tolerance, 1e-12)
-            result = run(solver, Problem(smooth=energy), energy.start(), steps, tolerance, objective_every=0, prepare=False)
+            options = {"gradient": stage.gradient, "objective_every": 0, "prepare": False}
+            result = run(solver, Problem(smooth=energy), energy.start(), steps, tolerance, **options)
             found = energy.transform(result.x)
             if report is not None:
                 report(type(stage).__name__, energy.fixed_grid.shape, result)
@@ -252,13 +276,17 @@ def _moments(images, stage):
     return Translation(moving - middle(images.fixed, images.fixed_grid, images.fixed_mask))
 
 
-def _energy(images, similarity, after, order):
+def reached(images: Images, similarity: Similarity, after: Transform | None, order: int) -> Alignment:
+    """The energy whose value at its start is the similarity under a transform, at full resolution."""
     frame = Translation(jnp.zeros(images.fixed_grid.ndim, images.fixed.dtype))
-    energy = Alignment(
+    return Alignment(
         images.fixed, prepared_image(images.moving, order), similarity, frame, images.fixed_grid, images.moving_grid, None, after,
         images.fixed_mask, images.moving_mask, order,
     )  # fmt: skip
-    return float(_value(energy))
+
+
+def _energy(images, similarity, after, order):
+    return float(_value(reached(images, similarity, after, order)))
 
 
 @jax.jit
@@ -286,6 +314,11 @@ def _image(name, value, grid):
     check.shape(name, image, grid.shape, f"of {name}_grid")
     if float(jnp.min(image)) == float(jnp.max(image)):
         check.fail(name, "an image with contrast", f"the value {float(image.ravel()[0]):g} everywhere", "There is nothing to match.")
+    if image.dtype == jnp.float32:
+        size, spread = float(jnp.max(jnp.abs(image))), float(jnp.max(image)) - float(jnp.min(image))
+        if size > 1e15 or spread < 1e-15:
+            expected = "values whose squares float32 holds (up to 1e15, spread over 1e-15 or more)"
+            check.fail(name, expected, f"up to {size:.3g}, over {spread:.3g}", "Scale the image.")
     return image, grid
 
 

@@ -13,6 +13,7 @@ from diffimg.energy.deformation import Deformation
 from diffimg.energy.similarity import Similarity
 from diffimg.forward import deformation, implicit, linear_transform
 from diffimg.forward.spline_lattice import spline_lattice
+from diffimg.solve.gradients import GradientRule
 from diffimg.solve.solver import Solver
 
 
@@ -24,6 +25,7 @@ class Stage:
         levels: how many times coarser than the images each level is, first to last.
         steps: of the solver at each level, one number or one a level.
         tolerance: stop a level when parameters change by less, relative to their size or to 1 mm.
+        gradient: rule by which ``register_batch`` is differentiated, e.g. ``solve.Unroll()``; None: forward mode only.
         similarity, penalty, solver: instead of those of ``register``; the solver by default is Levenberg–Marquardt for few parameters
             with SSD or NCC, and L-BFGS otherwise.
 
@@ -37,6 +39,7 @@ class Stage:
     similarity: Similarity | None = None
     penalty: Deformation | None = None
     solver: Solver | None = None
+    gradient: GradientRule | None = None
     few: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -94,7 +97,7 @@ class Affine(_Linear):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Moments(Stage):
-    """Centre of mass onto centre of mass, a start without a search.
+    """Centre of mass onto centre of mass, a start without a search, where there is none yet.
 
     Args:
         of: ``"intensity"`` (above the lowest), or ``"grid"``: middle onto middle.

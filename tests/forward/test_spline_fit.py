@@ -116,6 +116,8 @@ def test_thin_plate_takes_landmarks_to_landmarks(x64):
         (lambda: fit_spline(np.zeros((3, 2)), np.zeros(3), Grid((5, 5)), mesh=2, spacing=1.0), "one of the two"),
         (lambda: thin_plate_spline(np.zeros((2, 2)), np.zeros(2), np.zeros(2)), "points: expected"),
         (lambda: ThinPlate(np.zeros((5, 2)), np.zeros((5, 3))), "target: expected shape"),
+        (lambda: ThinPlate(np.arange(5.0)[:, None] * np.ones(2), np.ones((5, 2))), "source: expected landmarks that span"),
+        (lambda: ThinPlate(np.array([[0, 0], [0, 0], [1, 0], [0, 1.0]]), np.ones((4, 2))), "source: expected each landmark once"),
     ],
 )
 def test_bad_input(call, message):

@@ -14,7 +14,8 @@ from diffimg import registration as r
 from diffimg.data import Grid, Volume, sample
 from diffimg.energy import LNCC, NCC, NGF, SSD, Bending, Diffusion, MutualInformation
 from diffimg.registration.alignment import Alignment, prepared_image
-from diffimg.solve import LBFGS, Implicit, Problem, Status, run
+from diffimg.registration.register import Images, prepared, reached
+from diffimg.solve import LBFGS, Adam, Implicit, Problem, Status, Unroll, run
 
 RNG = np.random.default_rng(0)
 
@@ -232,6 +233,64 @@ def test_status_and_progress():
     assert result.after <= result.before  # the best that was found
 
 
+def test_a_start_is_kept():
+    """``initial`` stays where the default stages begin with moments, and comes back where a search runs away."""
+    truth = rigid(40.0)
+    fixed, moving, grid = moved(truth, noise=0)
+    stages = [r.Moments(), r.Rigid(levels=(2,), steps=5)]
+    result = r.register(fixed, moving, stages, SSD(), fixed_grid=grid, moving_grid=grid, initial=truth)
+    assert error(result.transform, truth, grid, fixed) < 0.2
+    wild = [r.Rigid(levels=(2,), steps=5, solver=Adam(1e5))]
+    result = r.register(fixed, moving, wild, SSD(), fixed_grid=grid, moving_grid=grid, initial=truth)
+    assert result.status == Status.NONFINITE and result.after == result.before
+    assert error(result.transform, truth, grid, fixed) == 0
+    with pytest.raises(RuntimeError, match="NONFINITE"):
+        result.check()
+
+
+@pytest.mark.parametrize("size", [0.01, pytest.param(100.0, marks=pytest.mark.slow)])
+def test_the_unit_of_length_does_not_matter(size):
+    image, grid = brain()
+    energies = []
+    for unit in (1.0, size):
+        scaled = Grid(grid.shape, tuple(unit * h for h in grid.spacing))
+        start = f.Translation(np.float32([3.0, -2.0]) * unit)
+        images = Images(jnp.asarray(image), jnp.asarray(image), None, None, scaled, scaled)
+        energy = reached(images, prepared(NGF(), images), start, 1)
+        energies.append(float(energy(energy.start())))
+    np.testing.assert_allclose(energies[1], energies[0], rtol=1e-4)
+
+
+def test_batch_has_masks_status_and_gradients():
+    image, grid = brain()
+    image, grid = r.coarse(image, grid, 2)
+    fixed = jnp.stack([f.warp(image, rigid(d), 3, grid=grid) for d in (2.0, -3.0)])
+    mask = jnp.ones((2, *grid.shape)).at[:, :5].set(0)
+    stage = r.Rigid(levels=(1,), steps=6, gradient=Unroll())
+
+    def value(scale):
+        return r.register_batch(fixed, scale * image, [stage], SSD(), fixed_grid=grid, moving_grid=grid, fixed_mask=mask)
+
+    batch = value(1.0)
+    assert all(Status(int(s)) in (Status.CONVERGED, Status.MAX_STEPS) for s in batch.status)
+    slope = jax.grad(lambda s: jnp.sum(value(s).value))(0.9)
+    numeric = (jnp.sum(value(0.91).value) - jnp.sum(value(0.89).value)) / 0.02
+    np.testing.assert_allclose(slope, numeric, rtol=0.1)
+    far = Grid(grid.shape, grid.spacing, (1e4, 1e4))
+    lost = r.register_batch(fixed, image, [stage], SSD(), fixed_grid=grid, moving_grid=far)
+    assert np.all(np.isinf(lost.value))
+
+
+@pytest.mark.slow
+def test_fewer_freedoms_after_more_in_a_batch():
+    image, grid = brain()
+    truth = rigid(3.0, (2.0, -1.0))
+    fixed = f.warp(image, truth, 3, grid=grid)
+    stages = [r.Affine(levels=(4,)), r.Rigid(levels=(2,))]
+    batch = r.register_batch(fixed[None], image, stages, SSD(), fixed_grid=grid, moving_grid=grid)
+    assert error(jax.tree.map(lambda v: v[0], batch.transform), truth, grid, image) < 0.3
+
+
 def test_coarse_copies():
     image, grid = brain()
     few, target = r.coarse(image, grid, 2)
@@ -257,6 +316,11 @@ IMAGE = np.random.default_rng(1).uniform(size=(8, 9)).astype(np.float32)
         (lambda: r.register(IMAGE, IMAGE, [r.Rigid]), "stages: expected stages of"),
         (lambda: r.register(IMAGE, IMAGE, [r.Displacement()]), "regularizer: expected a penalty, for Displacement"),
         (lambda: r.register(IMAGE, IMAGE, similarity=SSD), "similarity: expected a Similarity"),
+        (lambda: r.register_batch(IMAGE[None], IMAGE, [r.Rigid()], SSD), "similarity: expected a Similarity"),
+        (lambda: r.register(IMAGE, IMAGE, [r.Displacement()], NCC(), 0.1), "regularizer: expected a penalty such as"),
+        (lambda: r.register(IMAGE, IMAGE, order=0), "order: expected a spline"),
+        (lambda: r.register(IMAGE * np.float32(1e20), IMAGE), "fixed: expected values whose squares"),
+        (lambda: r.register(np.where(np.arange(9) < 4, 1, IMAGE), IMAGE, fixed_mask=IMAGE * 0 + (np.arange(9) < 4)), "inside fixed_mask"),
         (lambda: r.register(IMAGE, IMAGE, fixed_grid=Grid((9, 8))), "fixed: expected shape"),
         (lambda: r.register(IMAGE + 1j, IMAGE), "fixed: expected a real dtype"),
         (lambda: r.register(IMAGE[0], IMAGE[0]), r"fixed: expected \[y, x\]"),

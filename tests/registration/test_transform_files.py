@@ -73,6 +73,45 @@ def test_euler_angles_and_ants(tmp_path, x64):
     np.testing.assert_allclose(r.read_transform(tmp_path / "0GenericAffine.mat")(points), moved(affine, points), atol=1e-9)
 
 
+@pytest.mark.parametrize("angle", [3.1, 4.0, 6.0, 7.0])
+def test_large_rotations(angle, tmp_path, x64):
+    axis = np.array([2.0, -1.0, 2.0]) / 3
+    points = RNG.uniform(-20, 20, (10, 3))
+    for ours in (f.Rigid(angle * axis, np.ones(3), np.zeros(3)), f.Similarity(angle * axis, 0.1, np.ones(3), np.zeros(3))):
+        r.write_transform(tmp_path / "turn.tfm", ours)
+        np.testing.assert_allclose(moved(sitk.ReadTransform(str(tmp_path / "turn.tfm")), points), ours(points), atol=1e-9)
+        np.testing.assert_allclose(r.read_transform(tmp_path / "turn.tfm")(points), ours(points), atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_orders_of_b_splines(order, tmp_path, x64):
+    theirs = sitk.BSplineTransform(2, order)
+    theirs.SetTransformDomainMeshSize((5, 6))
+    theirs.SetTransformDomainPhysicalDimensions((10.0, 12.0))
+    theirs.SetParameters(RNG.standard_normal(len(theirs.GetParameters())).tolist())
+    sitk.WriteTransform(theirs, str(tmp_path / "there.tfm"))
+    points = RNG.uniform(1, 9, (20, 2))
+    ours = r.read_transform(tmp_path / "there.tfm")
+    assert ours.order == order
+    np.testing.assert_allclose(ours(points), moved(theirs, points), atol=1e-9)
+    r.write_transform(tmp_path / "back.tfm", ours)
+    np.testing.assert_allclose(moved(sitk.ReadTransform(str(tmp_path / "back.tfm")), points), ours(points), atol=1e-9)
+
+
+def test_other_linear_types(tmp_path, x64):
+    points = RNG.uniform(-9, 9, (10, 3))
+    versor, scale, both = sitk.VersorTransform(), sitk.ScaleTransform(3), sitk.ScaleVersor3DTransform()
+    for t in (versor, both):
+        t.SetRotation((1.0, 2.0, 2.0), 0.4)
+    scale.SetScale((1.1, 0.9, 1.3))
+    both.SetScale((1.1, 0.9, 1.3))
+    both.SetTranslation((1.0, 2.0, 3.0))
+    for k, t in enumerate((versor, scale, both)):
+        t.SetCenter((4.0, 5.0, 6.0))
+        sitk.WriteTransform(t, str(tmp_path / f"{k}.tfm"))
+        np.testing.assert_allclose(r.read_transform(tmp_path / f"{k}.tfm")(points), moved(t, points), atol=1e-9)
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_displacements_in_nifti(ndim, tmp_path, x64):
     pytest.importorskip("nibabel")
@@ -120,7 +159,7 @@ def test_fsl(tmp_path, x64):
         ("#Insight Transform File V1.0\n#Transform 0\nTransform: Affine", "a type like"),
         ("#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\nParameters: 1 2", "12 parameters"),
         ("#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\nParameters: 1 x", "numbers"),
-        ("#Insight Transform File V1.0\n#Transform 0\nTransform: ScaleTransform_double_3_3\nParameters: 1 1 1", "one of IdentityTransform"),
+        ("#Insight Transform File V1.0\n#Transform 0\nTransform: ScaleSkew_double_3_3\nParameters: 1 1 1", "one of IdentityTransform"),
         ("#Insight Transform File V1.0\n#Transform 0\nTransform: BSplineTransform_double_3_3\nParameters: 1", "21 fixed|18 fixed"),
         ("#Insight Transform File V1.0\n", "at least one transform"),
     ],

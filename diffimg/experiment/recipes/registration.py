@@ -44,7 +44,7 @@ class Config(Experiment):
         default=[StageSection(kind="rigid"), StageSection(kind="affine"), StageSection(kind="bspline")], min_length=1
     )
     similarity: Literal["ssd", "ncc", "lncc", "mi", "nmi", "ngf", "mind"] = "ncc"
-    regularizer: Literal["bending", "diffusion", "elastic", "curvature"] = "bending"
+    regularizer: Literal["bending", "diffusion", "elastic", "curvature", "tv", "volume", "folding"] = "bending"
     weight: float = Field(default=1.0, ge=0)
     order: int = Field(default=3, ge=0, le=5)  # of the interpolation of the result
     both_ways: bool = False  # register moving ← fixed, too, to judge how far the two are from inverses of each other
@@ -63,7 +63,7 @@ class Config(Experiment):
 
 DEFINITIONS = {
     "similarity": "what is minimised, without the penalty, at full resolution",
-    "nmse_foreground": "mean squared difference to the fixed image over its variance, where it is above its mean",
+    "nmse_foreground": "mean squared difference to the fixed image over its variance, where it is above its mean and both are",
     "folding_percent": "inner samples whose Jacobian determinant is not positive",
     "sd_log_jacobian": "standard deviation of log det ∂T/∂x over inner samples",
     "mean_error_mm": "mean distance to the known transform in the foreground (demonstration only)",
@@ -104,13 +104,17 @@ def function(config: Config, run: Run) -> None:
         grids = {"grid": moving.grid, "onto": fixed.grid}
         before = forward.warp(moving.image, forward.Translation(np.zeros(fixed.grid.ndim, np.float32)), config.order, "constant", **grids)
         warped = forward.warp(moving.image, result.transform, config.order, "constant", **grids)
+        ones = np.ones(moving.grid.shape, np.float32)
+        still = forward.Translation(np.zeros(fixed.grid.ndim, np.float32))
+        ways = {"before": still, "after": result.transform}
+        seen = {k: np.asarray(forward.warp(ones, t, 1, "constant", **grids)) > 0.999 for k, t in ways.items()}
         determinant = result.transform.jacobian_determinant(fixed.grid)
         _write(config, run, result, np.asarray(warped), fixed)
         run.arrays(fixed=np.asarray(fixed.image), warped=np.asarray(warped), before=np.asarray(before), jacobian=np.asarray(determinant))
     with run.stage("judge"):
         scores = {"before": {"similarity": result.before}, "after": {"similarity": result.after, "seconds": seconds}}
         for name, image in (("before", before), ("after", warped)):
-            scores[name]["nmse_foreground"] = _difference(np.asarray(fixed.image), np.asarray(image))
+            scores[name]["nmse_foreground"] = _difference(np.asarray(fixed.image), np.asarray(image), seen[name])
         scores["after"]["folding_percent"] = 100 * float(registration.folding(result.transform, fixed.grid))
         scores["after"]["sd_log_jacobian"] = float(registration.log_jacobian_deviation(result.transform, fixed.grid))
         if config.both_ways:
@@ -156,14 +160,23 @@ def _images(config):
 
 
 def _slices(volume):
-    """A volume of one slice as an image."""
+    """A volume of one slice as an image in the plane of two of the world's axes; an oblique slice stays as it is."""
+    import numpy as np
+
     from diffimg import data
 
     grid = volume.grid
-    if grid.ndim != 3 or grid.shape[0] != 1:
+    if grid.ndim != 3 or grid.shape.count(1) != 1:
         return volume
-    flat = data.Grid(grid.shape[1:], grid.spacing[1:], grid.origin[1:], [row[1:] for row in grid.direction[1:]])
-    return data.Volume(volume.image[0], flat, volume.unit)
+    along = grid.shape.index(1)
+    normal = np.abs(np.asarray(grid.direction)[:, along])
+    across = int(np.argmax(normal))
+    if normal[across] < 1 - 1e-6:
+        return volume
+    drop = lambda values, k: tuple(v for j, v in enumerate(values) if j != k)  # noqa: E731
+    direction = [drop(row, along) for row in drop(grid.direction, across)]
+    flat = data.Grid(drop(grid.shape, along), drop(grid.spacing, along), drop(grid.origin, across), direction)
+    return data.Volume(np.take(volume.image, 0, along), flat, volume.unit)
 
 
 def _masks(config):
@@ -206,6 +219,7 @@ def _penalty(config):
     from diffimg import energy
 
     kind = {"bending": energy.Bending, "diffusion": energy.Diffusion, "elastic": energy.Elastic, "curvature": energy.Curvature}
+    kind |= {"tv": energy.VectorTotalVariation, "volume": energy.VolumeChange, "folding": energy.Folding}
     return config.weight * kind[config.regularizer]()
 
 
@@ -226,9 +240,9 @@ def _in_itk(transform, grid):
     return DisplacementField.from_world(transform.displacement(grid), grid)
 
 
-def _difference(fixed, image):
-    inside = fixed > fixed.mean()
-    return float(((fixed - image)[inside] ** 2).mean() / fixed[inside].var())
+def _difference(fixed, image, seen):
+    inside = (fixed > fixed.mean()) & seen
+    return float(((fixed - image)[inside] ** 2).mean() / fixed[inside].var()) if inside.any() else float("nan")
 
 
 def _labels(config, scores, result, fixed_grid, moving_grid, truth):
