@@ -33,3 +33,19 @@ def pytest_runtest_teardown(item, nextitem):
         with MAPS.open("rb") as lines:
             if sum(1 for _ in lines) > LIMIT:
                 jax.clear_caches()
+
+
+LONGER = pathlib.Path(__file__).with_name("longer.txt")  # what takes more than about eight seconds of a core and has shorter company
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session, config, items):
+    """Mark the tests listed in longer.txt as slow; a list that names what is no more is an error."""
+    listed = set(LONGER.read_text(encoding="utf-8").splitlines())
+    found = {item.nodeid for item in items}
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
+    gone = listed - found
+    if gone and len({item.module for item in items}) > 100:  # the whole suite was collected
+        raise pytest.UsageError(f"tests/longer.txt: expected tests that exist, got {', '.join(sorted(gone)[:5])}. Remove them there.")
