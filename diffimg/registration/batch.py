@@ -13,8 +13,7 @@ from diffimg.data.grid import Grid
 from diffimg.energy.deformation import Deformation
 from diffimg.energy.similarity import NCC, Similarity
 from diffimg.forward.transform import Transform
-from diffimg.forward.warp import warp
-from diffimg.registration.register import Images, _stages, admit, pipeline, prepared, reached
+from diffimg.registration.register import Images, _stages, admit, outcome, pipeline, prepared, reached
 from diffimg.registration.stages import Stage
 
 
@@ -89,9 +88,8 @@ def register_batch(
         metric = prepared(similarity, images)
         levels: list[jax.Array] = []
         transform = pipeline(images, stages, metric, penalty, order, None, lambda name, shape, result: levels.append(result.status))
-        warped = warp(m, transform, order, grid=moving_grid, onto=fixed_grid)
-        energy = reached(images, metric, transform, order)
-        return Batch(transform, warped, energy(energy.start()), jnp.max(jnp.stack([jnp.int32(0), *levels])))
+        value, warped = outcome(reached(images, metric, transform, order))
+        return Batch(transform, warped, value, jnp.max(jnp.stack([jnp.int32(0), *levels])))
 
     if side_by_side:
         return jax.vmap(one, in_axes=tuple(0 if b else None for b in batched))(*inputs)

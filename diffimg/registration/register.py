@@ -21,7 +21,6 @@ from diffimg.forward.interpolation import interpolate_planes
 from diffimg.forward.linear_transform import Affine, LinearTransform, Rigid, Translation, rotation_vector
 from diffimg.forward.linear_transform import Similarity as SimilarityTransform
 from diffimg.forward.transform import Transform, grid_planes, to_index
-from diffimg.forward.warp import warp
 from diffimg.registration import stages as kinds
 from diffimg.registration.alignment import Alignment, prepared_image
 from diffimg.registration.pyramid import coarse
@@ -123,17 +122,17 @@ def register(
         if progress is not None:
             progress(levels[-1])
 
-    start = _energy(images, similarity, initial, order)
+    start = float(outcome(reached(images, similarity, initial, order))[0])
     if not np.isfinite(start) and not isinstance(stages[0], Moments):
         _no_overlap(fixed_grid, moving_grid)
     transform = pipeline(images, stages, similarity, regularizer, order, initial, report)
-    after, diverged = _energy(images, similarity, transform, order), False
-    if not np.isfinite(after):
+    after, warped = outcome(reached(images, similarity, transform, order))
+    diverged = not np.isfinite(after)
+    if diverged:
         if not np.isfinite(start):
             _no_overlap(fixed_grid, moving_grid)
-        still = Translation(jnp.zeros(fixed_grid.ndim, fixed.dtype))
-        transform, after, diverged = still if initial is None else initial, start, True
-    warped = warp(moving, transform, order, grid=moving_grid, onto=fixed_grid)
+        transform = Translation(jnp.zeros(fixed_grid.ndim, fixed.dtype)) if initial is None else initial
+        after, warped = outcome(reached(images, similarity, transform, order))
     failed = [level.status for level in levels if not (level.status.ok or level.status == Status.MAX_STEPS)]
     failed = [Status.NONFINITE, *failed] if diverged else failed
     status = failed[0] if failed else next((v.status for v in levels if v.status == Status.MAX_STEPS), Status.CONVERGED)
@@ -276,22 +275,20 @@ def _moments(images, stage):
     return Translation(moving - middle(images.fixed, images.fixed_grid, images.fixed_mask))
 
 
-def reached(images: Images, similarity: Similarity, after: Transform | None, order: int) -> Alignment:
+def reached(images: Images, similarity: Similarity, transform: Transform | None, order: int) -> Alignment:
     """The energy whose value at its start is the similarity under a transform, at full resolution."""
-    frame = Translation(jnp.zeros(images.fixed_grid.ndim, images.fixed.dtype))
+    frame = Translation(jnp.zeros(images.fixed_grid.ndim, images.fixed.dtype)) if transform is None else transform
     return Alignment(
-        images.fixed, prepared_image(images.moving, order), similarity, frame, images.fixed_grid, images.moving_grid, None, after,
-        images.fixed_mask, images.moving_mask, order,
+        images.fixed, prepared_image(images.moving, order), similarity, frame, images.fixed_grid, images.moving_grid,
+        fixed_mask=images.fixed_mask, moving_mask=images.moving_mask, order=order,
     )  # fmt: skip
 
 
-def _energy(images, similarity, after, order):
-    return float(_value(reached(images, similarity, after, order)))
-
-
 @jax.jit
-def _value(energy):
-    return energy(energy.start())
+def outcome(energy: Alignment) -> tuple[jax.Array, jax.Array]:
+    """(similarity, the moving image warped), at the start of an energy without penalty."""
+    warped, weights = energy.warped(energy.start())
+    return energy._similar(warped, weights), warped
 
 
 def _no_overlap(fixed_grid, moving_grid):
@@ -307,19 +304,26 @@ def _image(name, value, grid):
     image = jnp.asarray(check.array(name, value))
     image = image if jnp.issubdtype(image.dtype, jnp.inexact) else image.astype(jnp.float32)
     check.real(name, image, "Register magnitudes: abs(image).")
-    check.finite(name, image, "Fill the background, and leave it out: register(nan_to_num(image), …, fixed_mask=isfinite(image)).")
+    low, high = map(float, _extremes(image))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        check.finite(name, image, "Fill the background, and leave it out: register(nan_to_num(image), …, fixed_mask=isfinite(image)).")
     if image.ndim not in (2, 3):
         check.fail(name, "[y, x] or [z, y, x]", f"shape {image.shape}", "Batches: jax.vmap, or one pair after the other.")
     grid = Grid(image.shape) if grid is None else grid
     check.shape(name, image, grid.shape, f"of {name}_grid")
-    if float(jnp.min(image)) == float(jnp.max(image)):
-        check.fail(name, "an image with contrast", f"the value {float(image.ravel()[0]):g} everywhere", "There is nothing to match.")
+    if low == high:
+        check.fail(name, "an image with contrast", f"the value {low:g} everywhere", "There is nothing to match.")
     if image.dtype == jnp.float32:
-        size, spread = float(jnp.max(jnp.abs(image))), float(jnp.max(image)) - float(jnp.min(image))
+        size, spread = max(abs(low), abs(high)), high - low
         if size > 1e15 or spread < 1e-15:
             expected = "values whose squares float32 holds (up to 1e15, spread over 1e-15 or more)"
             check.fail(name, expected, f"up to {size:.3g}, over {spread:.3g}", "Scale the image.")
     return image, grid
+
+
+@jax.jit
+def _extremes(image):
+    return jnp.min(image), jnp.max(image)
 
 
 def _mask(name, value, grid):
