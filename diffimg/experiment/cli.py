@@ -115,6 +115,7 @@ def register_command(
     fixed_labels: Annotated[str | None, typer.Option("--fixed-labels", metavar="FILE", help="To judge by: Dice and HD95.")] = None,
     moving_labels: Annotated[str | None, typer.Option("--moving-labels", metavar="FILE", help="The same of the moving image.")] = None,
     both_ways: Annotated[bool, typer.Option("--both-ways", help="Register back, too, and tell the inverse consistency.")] = False,
+    consistency: Annotated[float, typer.Option("--consistency", help="Weight: both ways at once, held to be inverses.")] = 0.0,
     overwrite: Overwrite = False,
     device: Where = None,
     cache: Cache = None,
@@ -150,6 +151,7 @@ def register_command(
             "fixed_labels": fixed_labels,
             "moving_labels": moving_labels,
             "both_ways": both_ways,
+            "consistency": consistency,
         }
         recipe = recipes.find("registration")
         config = validate(content, recipe.config, "register")

@@ -2,6 +2,7 @@
 
 from diffimg.registration.alignment import Alignment
 from diffimg.registration.batch import Batch, register_batch
+from diffimg.registration.both_ways import BothWays, register_both_ways
 from diffimg.registration.evaluation import folding, log_jacobian_deviation, target_registration_error
 from diffimg.registration.learned import LearnedRegistration
 from diffimg.registration.motion import MotionEnergy
@@ -16,6 +17,7 @@ __all__ = [
     "Alignment",
     "BSpline",
     "Batch",
+    "BothWays",
     "Displacement",
     "Implicit",
     "LearnedRegistration",
@@ -36,6 +38,7 @@ __all__ = [
     "read_transform",
     "register",
     "register_batch",
+    "register_both_ways",
     "synthetic_pairs",
     "target_registration_error",
     "to_fsl",

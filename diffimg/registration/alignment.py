@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from diffimg.core import check
 from diffimg.core.pytree import pytree, static
@@ -17,6 +16,7 @@ from diffimg.energy.similarity import NCC, SSD, Similarity
 from diffimg.forward.interpolation import interpolate_planes
 from diffimg.forward.spline import spline_coefficients
 from diffimg.forward.transform import Transform, to_index
+from diffimg.registration.normal_equations import normal_equations
 
 
 @pytree
@@ -82,14 +82,14 @@ class Alignment(Energy):
     def warped(self, parameters: Any) -> tuple[jax.Array, jax.Array]:
         """(m ∘ P ∘ T_θ on the fixed grid, weights): no derivative flows through the weights."""
         transform = self.transform(parameters)
-        index = self._index(transform)
+        index = self.index(transform)
         warped = interpolate_planes(self.moving, index, self.order, "nearest", prefilter=False)
         warped = jnp.broadcast_to(warped, self.fixed_grid.shape)
-        return warped, self._weights(jax.lax.stop_gradient(index), warped.dtype)
+        return warped, self.weights(jax.lax.stop_gradient(index), warped.dtype)
 
     def __call__(self, parameters):
         warped, weights = self.warped(parameters)
-        value = self._similar(warped, weights)
+        value = self.similar(warped, weights)
         if self.penalty is not None:
             value = value + self.penalty._transform(self.transform(parameters), self.fixed_grid)
         return value
@@ -97,15 +97,18 @@ class Alignment(Energy):
     def value_and_grad(self, x):
         return jax.value_and_grad(self.__call__)(x)
 
-    def _similar(self, warped, weights):
+    def similar(self, warped: Any, weights: Any) -> jax.Array:
+        """The similarity of a warped image, ∞ where too little overlaps."""
         value = self.similarity._value(jnp.asarray(self.fixed, warped.dtype), warped, weights, self.fixed_grid.spacing)
         return jnp.where(self._enough(weights), value, jnp.inf)
 
-    def _index(self, transform):
+    def index(self, transform: Transform) -> list[Any]:
+        """Where the fixed samples lie in the moving image, fractional indices, one array an axis."""
         planes = transform.on_grid(self.fixed_grid)
         return to_index(planes if self.after is None else self.after._map(planes), self.moving_grid)
 
-    def _weights(self, index, dtype):
+    def weights(self, index: Any, dtype: Any) -> jax.Array:
+        """What counts: the masks, where the moving image reaches."""
         inside = True
         for i, n in zip(index, self.moving_grid.shape, strict=True):
             inside = inside & (i >= -0.5) & (i <= n - 0.5)
@@ -137,30 +140,7 @@ class Alignment(Energy):
         if not self.squares:
             got = f"{self.similarity!r}" + ("" if self.penalty is None else " with a penalty")
             check.fail("similarity", "SSD or NCC without a penalty, for Gauss–Newton steps", got, "Take LBFGS().")
-        flat, back = ravel_pytree(parameters)
-
-        def image(v):
-            warped, weights = self.warped(back(v))
-            value = self._similar(jax.lax.stop_gradient(warped), weights)
-            return warped.ravel(), (weights.ravel(), value)
-
-        warped, push, (weights, value) = jax.linearize(image, flat, has_aux=True)
-        columns = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))  # [n, samples]
-        fixed = jnp.asarray(self.fixed, warped.dtype).ravel()
-        total = jnp.sum(weights)
-        weights = weights / jnp.where(total > 0, total, 1)
-        dot = lambda a, b: jnp.matmul(a, b, precision="highest")  # noqa: E731
-        if isinstance(self.similarity, SSD):
-            scaled = columns * weights
-            return value, dot(scaled, warped - fixed), dot(scaled, columns.T)
-        a, b = fixed - dot(weights, fixed), warped - dot(weights, warped)
-        columns = columns - dot(columns, weights)[:, None]
-        floors = [self.similarity.floor**2 * dot(weights, v * v) for v in (fixed, warped)]
-        first, second = (jax.lax.rsqrt(dot(weights, v * v) + f + jnp.finfo(v.dtype).tiny) for v, f in zip((a, b), floors, strict=True))
-        a, b, columns = a * first, b * second, columns * second
-        columns = columns - dot(columns, weights * b)[:, None] * b
-        scaled = columns * weights
-        return value, -dot(scaled, a), dot(scaled, columns.T)
+        return normal_equations(self, parameters)
 
 
 def prepared_image(moving: Any, order: int) -> jax.Array:

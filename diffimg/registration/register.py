@@ -99,20 +99,10 @@ def register(
     Raises:
         ValueError: images, grids, masks or stages do not fit; NaN, constant images, or no overlap at the start.
     """
-    fixed, fixed_grid = _image("fixed", fixed, fixed_grid)
-    moving, moving_grid = _image("moving", moving, moving_grid)
-    if fixed_grid.ndim != moving_grid.ndim:
-        got = f"{fixed_grid.ndim} and {moving_grid.ndim}"
-        remedy = "Cut the slice out of the volume, or make the slice a volume: image[None]."
-        check.fail("fixed, moving", "as many axes in one as in the other", got, remedy)
-    fixed_mask, moving_mask = _mask("fixed_mask", fixed_mask, fixed_grid), _mask("moving_mask", moving_mask, moving_grid)
+    images = images_of(fixed, moving, fixed_grid, moving_grid, fixed_mask, moving_mask)
+    fixed, fixed_grid, moving_grid = images.fixed, images.fixed_grid, images.moving_grid
     stages = _stages(stages)
     admit(similarity, regularizer, order)
-    for name, image, mask in (("fixed", fixed, fixed_mask), ("moving", moving, moving_mask)):
-        seen = None if mask is None else image[mask > 0]
-        if seen is not None and float(jnp.min(seen)) == float(jnp.max(seen)):
-            check.fail(name, f"an image with contrast inside {name}_mask", f"the value {float(seen[0]):g} everywhere in it")
-    images = Images(fixed, moving, fixed_mask, moving_mask, fixed_grid, moving_grid)
     similarity = prepared(similarity, images)
     levels: list[Level] = []
 
@@ -164,6 +154,38 @@ class Images(NamedTuple):
     fixed_grid: Grid
     moving_grid: Grid
 
+    def exchanged(self) -> Images:
+        """The moving image as the fixed one."""
+        return Images(self.moving, self.fixed, self.moving_mask, self.fixed_mask, self.moving_grid, self.fixed_grid)
+
+    @property
+    def radius(self) -> float:
+        """mm, the root mean square distance from the middle of the fixed grid: what a turn is measured at."""
+        return float(np.sqrt(np.sum(np.square(self.fixed_grid.extent)) / 12))
+
+
+def images_of(
+    fixed: Any, moving: Any, fixed_grid: Grid | None = None, moving_grid: Grid | None = None,
+    fixed_mask: Any = None, moving_mask: Any = None,
+) -> Images:  # fmt: skip
+    """The pair as ``register`` takes it, looked at.
+
+    Raises:
+        ValueError: as there.
+    """
+    fixed, fixed_grid = _image("fixed", fixed, fixed_grid)
+    moving, moving_grid = _image("moving", moving, moving_grid)
+    if fixed_grid.ndim != moving_grid.ndim:
+        got = f"{fixed_grid.ndim} and {moving_grid.ndim}"
+        remedy = "Cut the slice out of the volume, or make the slice a volume: image[None]."
+        check.fail("fixed, moving", "as many axes in one as in the other", got, remedy)
+    fixed_mask, moving_mask = _mask("fixed_mask", fixed_mask, fixed_grid), _mask("moving_mask", moving_mask, moving_grid)
+    for name, image, mask in (("fixed", fixed, fixed_mask), ("moving", moving, moving_mask)):
+        seen = None if mask is None else image[mask > 0]
+        if seen is not None and float(jnp.min(seen)) == float(jnp.max(seen)):
+            check.fail(name, f"an image with contrast inside {name}_mask", f"the value {float(seen[0]):g} everywhere in it")
+    return Images(fixed, moving, fixed_mask, moving_mask, fixed_grid, moving_grid)
+
 
 def pipeline(
     images: Images, stages: Sequence[Stage], similarity: Similarity, regularizer: Deformation | None, order: int,
@@ -171,7 +193,6 @@ def pipeline(
 ) -> Transform:  # fmt: skip
     """The stages, one after the other: a pure function of the images (which may be traced) where ``report`` is None."""
     centre = jnp.asarray(images.fixed_grid.centre, images.fixed.dtype)
-    radius = float(np.sqrt(np.sum(np.square(images.fixed_grid.extent)) / 12))
     settled, linear = initial, None  # T = settled ∘ linear; a linear stage continues ``linear``, a deformation comes before both
     if isinstance(initial, LinearTransform):
         settled, linear = None, initial
@@ -189,7 +210,7 @@ def pipeline(
         for k, (factor, steps) in enumerate(zip(stage.levels, stage.steps, strict=True)):  # pyright: ignore[reportGeneralTypeIssues]
             frame = stage.frame(images.fixed_grid, k, centre, images.fixed.dtype)
             frame = frame if found is None else carried(found, frame)
-            energy = alignment(images, factor, own, frame, penalty, after, order, radius)
+            energy = alignment(images, factor, own, frame, penalty, after, order)
             solver = stage.solver or (LevenbergMarquardt(typical=1.0) if stage.few and energy.squares else LBFGS(typical=1.0))
             tolerance = max(stage.tolerance, 1e-12)
             options = {"gradient": stage.gradient, "objective_every": 0, "prepare": False}
@@ -208,7 +229,7 @@ def _composed(outer, inner):
     return outer @ inner
 
 
-def alignment(images, factor, similarity, frame, penalty, after, order, radius) -> Alignment:
+def alignment(images, factor, similarity, frame, penalty, after, order) -> Alignment:
     """The energy at one level: both images coarser by a factor."""
     fixed, fixed_grid = coarse(images.fixed, images.fixed_grid, factor)
     ratio = [max(1.0, factor * a / b) for a, b in zip(_steps_along(images), images.moving_grid.spacing, strict=True)]
@@ -218,7 +239,7 @@ def alignment(images, factor, similarity, frame, penalty, after, order, radius) 
     for mask, grid, by in ((images.fixed_mask, images.fixed_grid, factor), (images.moving_mask, images.moving_grid, ratio)):
         masks.append(None if mask is None else coarse(mask, grid, by)[0])
     return Alignment(
-        fixed, prepared_image(moving, order), similarity, frame, fixed_grid, moving_grid, penalty, after, masks[0], masks[1], order, radius
+        fixed, prepared_image(moving, order), similarity, frame, fixed_grid, moving_grid, penalty, after, *masks, order, images.radius
     )
 
 
@@ -288,7 +309,7 @@ def reached(images: Images, similarity: Similarity, transform: Transform | None,
 def outcome(energy: Alignment) -> tuple[jax.Array, jax.Array]:
     """(similarity, the moving image warped), at the start of an energy without penalty."""
     warped, weights = energy.warped(energy.start())
-    return energy._similar(warped, weights), warped
+    return energy.similar(warped, weights), warped
 
 
 def _no_overlap(fixed_grid, moving_grid):

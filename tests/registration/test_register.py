@@ -334,3 +334,23 @@ IMAGE = np.random.default_rng(1).uniform(size=(8, 9)).astype(np.float32)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_both_ways():
+    """Held to be inverses of each other, the two come closer together, and stay as near to the truth."""
+    image, grid = brain()
+    truth = r.random_deformation(jax.random.key(3), grid, spacing=60.0, amplitude=6.0)
+    fixed, moving, _ = moved(truth, 0.03)
+    stages = [r.Translation(levels=(4,)), r.BSpline(spacing=25.0, levels=(2, 1), steps=30)]
+    common = {"fixed_grid": grid, "moving_grid": grid, "steps": 30}
+    apart = {}
+    for weight in (0.0, 0.3):
+        there, back = r.register_both_ways(fixed, moving, stages, SSD(), 0.0003 * Bending(), consistency=weight, **common)
+        away = np.asarray((back.transform @ there.transform).displacement(grid))
+        apart[weight] = np.linalg.norm(away, axis=-1)[image > 0.1].mean(), error(there.transform, truth, grid, fixed), there.after
+        np.testing.assert_allclose(there.warped, f.warp(moving, there.transform, grid=grid), atol=1e-5)
+    print(apart)
+    assert there.levels[-1].stage == "BothWays" and there.check() and isinstance(there.transform, f.Composition)
+    assert apart[0.3][0] < 0.3 * apart[0.0][0] and apart[0.3][1] < 1.05 * apart[0.0][1]
+    with pytest.raises(ValueError, match="consistency"):
+        r.register_both_ways(fixed, moving, stages, consistency=-1.0, **common)
