@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from diffimg.core import check
 from diffimg.forward.spline import MODES, _check_order, fold_index, padding, spline_coefficients, symmetry, tap_weights
@@ -82,6 +83,18 @@ def interpolate_planes(
             inside = ok if inside is None else inside & ok
     out = _over_leading(coefficients, tuple(positions), ndim, (order,) * ndim)
     return out if inside is None else jnp.where(inside, out, jnp.asarray(cval, out.dtype))
+
+
+def value_and_slopes(coefficients: Any, planes: Sequence[Any], order: int) -> tuple[jax.Array, list[jax.Array]]:
+    """(value, derivative along each axis) in mode ``"nearest"`` from coefficients, positions inside or not."""
+    ndim, extra = len(planes), padding(order, "nearest")
+    shape = [n - 2 * extra for n in coefficients.shape]
+    coefficients, reach = _extended(coefficients, ndim, order, "nearest", 0.0)
+    # beyond the clipped positions the image is constant, and so are they: no derivative of the clipping is needed
+    positions = tuple(_folded(p, n, "nearest", extra, order)[0] + reach for p, n in zip(planes, shape, strict=True))
+    units = [tuple(int(j == k) for j in range(ndim)) for k in range(ndim)]
+    value = _sample(coefficients, positions, (order,) * ndim, (0,) * ndim)
+    return value, [_sample(coefficients, positions, (order,) * ndim, unit) for unit in units]
 
 
 def _extended(coefficients, ndim, order, mode, cval):
@@ -164,14 +177,18 @@ def _sample(coefficients, positions, orders, derivatives):
     return total(0, 0) / functools.reduce(jnp.add, last[-1]) if last else total(0, 0)
 
 
-@_sample.defjvp
+@functools.partial(_sample.defjvp, symbolic_zeros=True)
 def _sample_jvp(orders, derivatives, primals, tangents):
     coefficients, positions = primals
     dc, dp = tangents
     out = _sample(coefficients, positions, orders, derivatives)
-    tangent = _sample(dc, positions, orders, derivatives)
+    terms = [] if _nothing(dc) else [_sample(dc, positions, orders, derivatives)]
     for axis, direction in enumerate(dp):
         higher = tuple(d + (k == axis) for k, d in enumerate(derivatives))
-        if higher[axis] <= orders[axis]:
-            tangent = tangent + _sample(coefficients, positions, orders, higher) * direction
-    return out, tangent
+        if higher[axis] <= orders[axis] and not _nothing(direction):
+            terms.append(_sample(coefficients, positions, orders, higher) * direction)
+    return out, functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(out)
+
+
+def _nothing(tangent):
+    return isinstance(tangent, SymbolicZero)

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from diffimg.data.grid import Grid
 from diffimg.energy.similarity import SSD
-from diffimg.forward.interpolation import interpolate_planes
+from diffimg.forward.interpolation import value_and_slopes
 from diffimg.forward.linear_transform import LinearTransform
 from diffimg.forward.spline_lattice import separable
 
@@ -56,12 +56,7 @@ def _of_linear(energy, parameters):
         return product(there, moved if energy.after is None else product(energy.after.matrix, moved))
 
     index = energy.index(energy.transform(parameters))
-    sampled = lambda *planes: interpolate_planes(energy.moving, planes, energy.order, "nearest", prefilter=False)  # noqa: E731
-    index = [jnp.broadcast_to(i, grid.shape) for i in index]
-    warped, slopes = sampled(*index), []
-    for k, plane in enumerate(index):
-        along = lambda p, k=k: sampled(*index[:k], p, *index[k + 1 :])  # noqa: E731
-        slopes.append(jax.jvp(along, (plane,), (jnp.ones_like(plane),))[1])
+    warped, slopes = value_and_slopes(energy.moving, [jnp.broadcast_to(i, grid.shape) for i in index], energy.order)
     weights = energy.weights(index, warped.dtype)
     value = energy.similar(warped, weights)
     weights = _normalised(weights)
@@ -98,15 +93,15 @@ def _equations(energy, value, warped, weights, products, against):
     # Of ½‖b − a‖² with b centred and of norm 1: a column loses its mean and its part along b. 1 − Σ w a b is the energy itself.
     means, along = scale * against(weights), scale * against(weights * b)
     gradient = scale * against(weights * (b - a)) - along * value
-    matrix = scale**2 * products - jnp.outer(means, means) + (_dot(weights * b, b) - 2) * jnp.outer(along, along)
+    matrix = scale**2 * products - jnp.outer(means, means) + (jnp.sum(weights * b**2) - 2) * jnp.outer(along, along)
     return gradient, matrix
 
 
 def _standardised(energy, image, weights):
     """(centred and divided by its standard deviation, what it was divided by, inverted)."""
-    centred = image - _dot(weights, image)
-    floor = energy.similarity.floor**2 * _dot(weights, image * image)
-    scale = jax.lax.rsqrt(_dot(weights, centred * centred) + floor + jnp.finfo(image.dtype).tiny)
+    centred = image - jnp.sum(weights * image)
+    floor = energy.similarity.floor**2 * jnp.sum(weights * image**2)
+    scale = jax.lax.rsqrt(jnp.sum(weights * centred**2) + floor + jnp.finfo(image.dtype).tiny)
     return centred * scale, scale
 
 
