@@ -118,6 +118,8 @@ def finite(argument: str, value: Any, remedy: str = "") -> None:
 
 def minimum(argument: str, value: Any, low: float, strict: bool = False, remedy: str = "") -> None:
     """value ≥ low (or > low), looked at only where concrete. NaN fails."""
+    if isinstance(value, str):
+        fail(argument, f"a number {'>' if strict else '≥'} {low:g}", repr(value), remedy)
     if is_concrete(value):
         v = np.asarray(value)
         ok = (v > low) if strict else (v >= low)

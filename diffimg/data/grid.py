@@ -28,7 +28,7 @@ class Grid:
 
     Args:
         shape: samples along each axis.
-        spacing: mm between neighbours along each axis; default 1.
+        spacing: mm between neighbours along each axis, one number or one an axis; default 1.
         origin: world position of the first sample, mm; default 0.
         direction: ``[world axis][array axis]``, orthonormal columns: the unit vector along each array axis; default identity.
 
@@ -156,6 +156,8 @@ class Grid:
 
 def _vector(name: str, value: Any, default: tuple[float, ...]) -> tuple[float, ...]:
     numbers = np.asarray(value if np.size(value) else default, float)
+    if name == "spacing" and numbers.ndim == 0:
+        numbers = np.full(len(default), numbers)
     check.shape(name, numbers, (len(default),), "(z, y, x)" if len(default) == 3 else "(y, x)")
     check.finite(name, numbers)
     return tuple(float(v) if not math.isclose(v, 0, abs_tol=1e-300) else 0.0 for v in numbers)

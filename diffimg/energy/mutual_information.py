@@ -126,4 +126,4 @@ def _windows(position, start, centres):
 
 
 def _entropy(p):
-    return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), 0))
+    return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1)), jnp.where(jnp.isnan(p), p, 0)))

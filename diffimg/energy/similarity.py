@@ -45,9 +45,11 @@ class Similarity:
             spacing: mm, for similarities of gradients; default 1.
 
         Raises:
-            ValueError: shapes or dtypes do not fit.
+            ValueError: shapes or dtypes do not fit; NaN or Inf.
         """
         fixed, moving = _floating("fixed", fixed), _floating("moving", moving)
+        for name, image in (("fixed", fixed), ("moving", moving)):
+            check.finite(name, image, f"Fill what is missing, and leave it out: weights=isfinite({name}).")
         check.shape("moving", moving, fixed.shape, "of the fixed image", "Warp it onto the fixed grid first.")
         dtype = jnp.result_type(fixed, moving)
         weights = jnp.ones(fixed.shape, dtype) if weights is None else jnp.asarray(check.array("weights", weights), dtype)
@@ -88,13 +90,13 @@ def weighted_mean(values: Any, weights: Any) -> jax.Array:
 def ratio(numerator: Any, denominator: Any) -> jax.Array:
     """The quotient of numbers ≥ 0 below, 0 (with gradient 0) where the denominator is so small that its square underflows."""
     safe = denominator > jnp.finfo(denominator.dtype).tiny ** 0.5
-    return jnp.where(safe, numerator / jnp.where(safe, denominator, 1), 0)
+    return jnp.where(safe, numerator / jnp.where(safe, denominator, 1), jnp.where(jnp.isnan(denominator), denominator, 0))
 
 
 def root(square: Any) -> jax.Array:
     """√, with derivative 0 at 0."""
     positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), jnp.where(jnp.isnan(square), square, 0))
 
 
 @pytree

@@ -93,6 +93,8 @@ def show_command(config: Config, set_: Set = [], debug: Debug = False) -> None: 
 
 
 _STAGES = "One after the other: moments, translation, rigid, similarity, affine, bspline, displacement, velocity, implicit."
+_SPACING = "Between the control points of bspline; default a tenth of the image."
+_TRANSFORM_FILE = "transform.tfm, or transform.h5 (needs the extra io)."
 _PENALTIES = "bending, diffusion, elastic, curvature, tv, volume or folding."
 
 
@@ -103,13 +105,13 @@ def register_command(
     out: Out = None,
     stages: Annotated[str, typer.Option("--stages", metavar="A,B,…", help=_STAGES)] = "rigid,affine,bspline",
     similarity: Annotated[str, typer.Option("--similarity", help="ssd, ncc, lncc, mi, nmi, ngf or mind.")] = "ncc",
-    spacing: Annotated[float | None, typer.Option("--spacing", metavar="MM", help="Between the control points of bspline.")] = None,
+    spacing: Annotated[float | None, typer.Option("--spacing", metavar="MM", help=_SPACING)] = None,
     regularizer: Annotated[str, typer.Option("--regularizer", help=_PENALTIES)] = "bending",
     weight: Annotated[float, typer.Option("--weight", help="Of the regularizer.")] = 1.0,
     levels: Annotated[str, typer.Option("--levels", metavar="A,B,…", help="How many times coarser each level is.")] = "4,2,1",
-    steps: Annotated[int, typer.Option("--steps", help="Of the search, at each level.")] = 50,
+    steps: Annotated[int, typer.Option("--steps", help="Of the search, at each level (and of the joint one of --consistency).")] = 50,
     order: Annotated[int, typer.Option("--order", help="Of the spline that interpolates the result.")] = 3,
-    transform_file: Annotated[str, typer.Option("--transform-file", help="transform.tfm or transform.h5.")] = "transform.tfm",
+    transform_file: Annotated[str, typer.Option("--transform-file", help=_TRANSFORM_FILE)] = "transform.tfm",
     fixed_mask: Annotated[str | None, typer.Option("--fixed-mask", metavar="FILE", help="What counts in the fixed image.")] = None,
     moving_mask: Annotated[str | None, typer.Option("--moving-mask", metavar="FILE", help="What counts in the moving image.")] = None,
     fixed_labels: Annotated[str | None, typer.Option("--fixed-labels", metavar="FILE", help="To judge by: Dice and HD95.")] = None,
@@ -126,7 +128,8 @@ def register_command(
         from diffimg.experiment import recipes
         from diffimg.experiment.run import default_folder
 
-        for name, path in (("FIXED", fixed), ("MOVING", moving)):
+        others = {"fixed-mask": fixed_mask, "moving-mask": moving_mask, "fixed-labels": fixed_labels, "moving-labels": moving_labels}
+        for name, path in (("FIXED", fixed), ("MOVING", moving), *((f"--{k}", v) for k, v in others.items() if v)):
             if not Path(path).exists():
                 raise ConfigError(f"{name}: expected a file or folder that exists, got {path}. Check the path.")
         try:
@@ -138,18 +141,18 @@ def register_command(
         content = {
             "recipe": "registration",
             "title": f"{Path(moving).name} onto {Path(fixed).name}",
-            "fixed": fixed,
-            "moving": moving,
+            "fixed": _absolute(fixed),
+            "moving": _absolute(moving),
             "stages": [{"kind": kind} | common | ({"spacing": spacing} if kind == "bspline" and spacing else {}) for kind in kinds],
             "order": order,
             "transform_file": transform_file,
             "similarity": similarity,
             "regularizer": regularizer,
             "weight": weight,
-            "fixed_mask": fixed_mask,
-            "moving_mask": moving_mask,
-            "fixed_labels": fixed_labels,
-            "moving_labels": moving_labels,
+            "fixed_mask": _absolute(fixed_mask),
+            "moving_mask": _absolute(moving_mask),
+            "fixed_labels": _absolute(fixed_labels),
+            "moving_labels": _absolute(moving_labels),
             "both_ways": both_ways,
             "consistency": consistency,
         }
@@ -160,6 +163,11 @@ def register_command(
         _metrics_table(metrics, recipe.headline)
         typer.echo(f"{folder}{os.sep}")
         typer.echo(f"open {folder / 'report.html'}")
+
+
+def _absolute(path: str | None) -> str | None:
+    """So that the run's config can be run from anywhere."""
+    return None if path is None else str(Path(path).resolve())
 
 
 @app.command("sweep")

@@ -23,7 +23,7 @@ from diffimg.experiment.recipes import Recipe
 from diffimg.experiment.timing import Stopwatch
 
 MARK = "provenance.json"  # the file that makes a folder a run folder
-_FILES = (MARK, "config.yaml", "log.jsonl", "metrics.json", "arrays.npz", "report.html", "*.png", "transform.*", "warped.nii.gz")
+_FILES = (MARK, "config.yaml", "log.jsonl", "metrics.json", "arrays.npz", "report.html", "*.png", "transform.*", "warped.nii.gz", "back_*")
 
 
 class RunError(RuntimeError):
@@ -245,14 +245,14 @@ def execute(recipe: Recipe, run: Run, device: Any = None) -> None:
 
 
 def prepare_folder(folder: str | Path, overwrite: bool = False) -> Path:
-    """Create the folder; refuse one that holds anything, unless it is an older run that may be overwritten."""
+    """Create the folder; refuse one that holds anything, unless it is an older run that failed or may be overwritten."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out: expected a folder, got the file {folder}. Choose another --out.")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / MARK).is_file():
             raise ConfigError(f"--out: expected a new or empty folder, got {folder}, which holds other files. Choose another --out.")
-        if not overwrite:
+        if not overwrite and _status(folder) != "failed":
             raise ConfigError(
                 f"--out: expected a new or empty folder, got {folder}, which holds a run. Choose another --out, or replace it: --overwrite."
             )
@@ -268,6 +268,13 @@ def prepare_folder(folder: str | Path, overwrite: bool = False) -> Path:
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"--out: expected a folder that can be written, got {folder}. Choose another --out, or change its rights.")
     return folder
+
+
+def _status(folder):
+    try:
+        return json.loads((folder / MARK).read_text(encoding="utf-8")).get("status")
+    except (ValueError, OSError, AttributeError):
+        return None
 
 
 def default_folder(recipe: str, root: str | Path = "runs") -> Path:

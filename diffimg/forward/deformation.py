@@ -247,7 +247,7 @@ class VelocityField(Transform):
 
 
 class Inverse(NamedTuple):
-    """What ``invert`` found: the inverse, and how far T(T⁻¹(y)) is from y, mm, at the samples (their largest: far from 0 where T folds)."""
+    """What ``invert`` found: the inverse, a ``transform``, and how far T(T⁻¹(y)) is from y, mm, at the samples ``[*grid.shape]``."""
 
     transform: DisplacementField
     residual: jax.Array
@@ -262,7 +262,8 @@ def invert(transform: Transform, grid: Grid, steps: int = 20) -> Inverse:
         steps: Newton steps; five do for most.
 
     Returns:
-        ``Inverse(transform, residual)``: a ``DisplacementField`` on ``grid``; look at ``residual`` (mm).
+        ``Inverse(transform, residual)``: a ``DisplacementField`` on ``grid``; look at ``residual``, which is
+        large where no point goes to a sample (at the border, or where T folds).
     """
     transform._fits(grid)
     target = [jnp.broadcast_to(y, grid.shape) for y in grid_planes(grid, transform.dtype)]
@@ -278,7 +279,7 @@ def invert(transform: Transform, grid: Grid, steps: int = 20) -> Inverse:
     x, _ = jax.lax.scan(step, target, length=check.positive_int("steps", steps))
     residual = jnp.sqrt(sum((a - b) ** 2 for a, b in zip(transform._map(x), target, strict=True)))
     field = DisplacementField.from_world(jnp.stack([a - b for a, b in zip(x, target, strict=True)], -1), grid)
-    return Inverse(field, jnp.max(residual))
+    return Inverse(field, residual)
 
 
 def _solved(matrix, right):

@@ -44,7 +44,7 @@ class Transform:
         """
         points = jnp.asarray(check.array("points", points))
         points = points if jnp.issubdtype(points.dtype, jnp.floating) else points.astype(jnp.float32)
-        check.trailing_shape("points", points, (self.ndim,), "(z, y, x)" if self.ndim == 3 else "(y, x)")
+        check.trailing_shape("points", points, (self.ndim,), "(z, y, x)" if self.ndim == 3 else "(y, x)", "Axes go last, mm.")
         out = self._map([points[..., k] for k in range(self.ndim)])
         return jnp.stack(jnp.broadcast_arrays(*out), -1)
 

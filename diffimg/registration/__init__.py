@@ -7,7 +7,7 @@ from diffimg.registration.evaluation import folding, log_jacobian_deviation, tar
 from diffimg.registration.learned import LearnedRegistration
 from diffimg.registration.motion import MotionEnergy
 from diffimg.registration.pyramid import coarse
-from diffimg.registration.register import Level, Result, register
+from diffimg.registration.register import Level, Result, register, resampled_labels
 from diffimg.registration.stages import Affine, BSpline, Displacement, Implicit, Moments, Rigid, Similar, Stage, Translation, Velocity
 from diffimg.registration.synthetic import random_deformation, synthetic_pairs
 from diffimg.registration.transform_file import from_fsl, read_transform, to_fsl, write_transform
@@ -39,6 +39,7 @@ __all__ = [
     "register",
     "register_batch",
     "register_both_ways",
+    "resampled_labels",
     "synthetic_pairs",
     "target_registration_error",
     "to_fsl",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffimg.core import check
 from diffimg.data.grid import Grid
@@ -26,6 +27,9 @@ class Batch(NamedTuple):
     warped: jax.Array
     value: jax.Array
     status: jax.Array
+
+    def __repr__(self):
+        return f"Batch({type(self.transform).__name__}, {self.warped.shape[0]} members, value {self.value}, status {self.status})"
 
 
 def register_batch(
@@ -80,6 +84,14 @@ def register_batch(
     batched = [v.ndim > n for v, n in zip(inputs, plain, strict=True)]
     masked = [fixed_mask is not None, moving_mask is not None]
     stages = tuple(_stages(stages))
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        if check.is_concrete(image):
+            rows = np.asarray(image).reshape(-1, int(np.prod(image.shape[image.ndim - ndim :])))
+            flat = np.flatnonzero(rows.min(1) == rows.max(1))
+            if flat.size:
+                got = f"one value everywhere in member {flat[0]}" if image.ndim > ndim else "one value everywhere"
+                check.fail(name, "images with contrast", got, "There is nothing to match.")
+    check.minimum("weights", factors, 0)
     side_by_side = jax.default_backend() != "cpu" if parallel is None else parallel
 
     def one(f, m, factor, *counts):
@@ -100,5 +112,5 @@ def register_batch(
 def _floating(name, value):
     value = jnp.asarray(check.array(name, value))
     check.real(name, value)
-    check.finite(name, value)
+    check.finite(name, value, f"Fill the background, and leave it out: nan_to_num({name}), {name}_mask=isfinite({name}).")
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)

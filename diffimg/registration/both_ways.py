@@ -16,7 +16,7 @@ from diffimg.energy.deformation import Deformation, inverse_consistency
 from diffimg.energy.similarity import NCC, Similarity
 from diffimg.forward.transform import Composition, Transform
 from diffimg.registration.alignment import Alignment
-from diffimg.registration.register import Level, Result, images_of, outcome, prepared, reached, register
+from diffimg.registration.register import Level, Result, alignment, images_of, outcome, prepared, reached, register
 from diffimg.registration.stages import Affine, Moments, Rigid, Stage
 from diffimg.solve import LBFGS, Problem, Solver, Status, run
 
@@ -42,8 +42,8 @@ class BothWays(Energy):
             if not isinstance(getattr(self, name), Alignment):
                 check.fail(name, "an Alignment", type(getattr(self, name)).__name__)
         check.minimum("weight", self.weight, 0)
-        if self.there.fixed_grid != self.back.moving_grid or self.there.moving_grid != self.back.fixed_grid:
-            check.fail("back", "the grids of there, exchanged", "others")
+        if self.there.fixed_grid.ndim != self.back.fixed_grid.ndim:
+            check.fail("back", f"images of {self.there.fixed_grid.ndim} axes, as of there", f"{self.back.fixed_grid.ndim}")
 
     def start(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(θ, φ) of the frames."""
@@ -71,7 +71,7 @@ def register_both_ways(
     regularizer: Deformation | None = None,
     *,
     consistency: Any = 0.1,
-    steps: int = 50,
+    steps: int | None = None,
     solver: Solver | None = None,
     fixed_mask: Any = None,
     moving_mask: Any = None,
@@ -83,36 +83,42 @@ def register_both_ways(
     Args:
         fixed, moving, stages, similarity, regularizer, fixed_mask, moving_mask, order, options: as for ``register``; no ``initial``.
         consistency: weight of the penalty of ``BothWays``, per mm²; 0 leaves the two as they were found.
-        steps: of the joint search, at full resolution.
+        steps: of the joint search, at the resolution of the last level; default those of the last level.
         solver: of the joint search, default ``LBFGS()``.
 
     Raises:
         ValueError: as ``register`` does; a negative weight.
     """
     check.minimum("consistency", consistency, 0)
-    check.positive_int("steps", steps)
+    if steps is not None:
+        check.positive_int("steps", steps)
     if options.get("initial") is not None:
         check.fail("initial", "none, where both directions are sought", "a transform", "Begin with stages=[Moments(), …].")
     common = (stages, similarity, regularizer)
     grids = {"fixed_grid": options.pop("fixed_grid", None), "moving_grid": options.pop("moving_grid", None)}
     swapped = {"fixed_grid": grids["moving_grid"], "moving_grid": grids["fixed_grid"]}
     there = register(fixed, moving, *common, fixed_mask=fixed_mask, moving_mask=moving_mask, order=order, **grids, **options)
+    progress = options.get("progress")
+    if progress is not None:
+        options["progress"] = lambda level: progress(dataclasses.replace(level, stage=f"back: {level.stage}"))
     back = register(moving, fixed, *common, fixed_mask=moving_mask, moving_mask=fixed_mask, order=order, **swapped, **options)
     if check.is_concrete(consistency) and float(consistency) == 0:
         return there, back
     images = images_of(fixed, moving, **grids, fixed_mask=fixed_mask, moving_mask=moving_mask)
-    last = [stage for stage in ([stages] if isinstance(stages, Stage) else stages) if not isinstance(stage, Moments)]
-    similarity = similarity if not last or last[-1].similarity is None else last[-1].similarity
-    penalty = None if not last else last[-1].penalty if last[-1].penalty is not None or last[-1].few else regularizer
+    stage = ([stages] if isinstance(stages, Stage) else list(stages))[-1]
+    similarity = similarity if stage.similarity is None else stage.similarity
+    penalty = stage.penalty if stage.penalty is not None or stage.few else regularizer
+    steps = stage.steps[-1] if steps is None else steps  # pyright: ignore[reportIndexIssue]
     ways = []
     for result, pair in ((there, images), (back, images.exchanged())):
         after, own = _split(result.transform)
-        whole = reached(pair, prepared(similarity, pair), own, order)
-        ways.append(dataclasses.replace(whole, penalty=penalty, after=after, radius=pair.radius))
+        ways.append(alignment(pair, stage.levels[-1], prepared(similarity, pair), own, penalty, after, order))
     energy = BothWays(ways[0], ways[1], jnp.asarray(consistency, images.fixed.dtype))
     found = run(solver or LBFGS(typical=1.0), Problem(smooth=energy), energy.start(), steps, objective_every=0, prepare=False)
     status, count, objective = Status(int(found.status)), int(found.iterations), np.asarray(found.objective)
-    level = Level("BothWays", images.fixed_grid.shape, status, count, float(objective[0]), float(objective[count]))
+    level = Level("BothWays", ways[0].fixed_grid.shape, status, count, float(objective[0]), float(objective[count]))
+    if progress is not None:
+        progress(level)
     out = []
     for before, pair, transform in zip((there, back), (images, images.exchanged()), energy.transforms(found.x), strict=True):
         value, warped = outcome(reached(pair, prepared(similarity, pair), transform, order))

@@ -45,6 +45,8 @@ def read_itk(path: Any) -> Transform:
     if len(transforms) > 1 and records[0].kind != "CompositeTransform":
         got = f"a list of {len(transforms)}"
         check.fail(str(path), "one transform, or a CompositeTransform", got, "Read them from files of their own.")
+    if not transforms:
+        check.fail(str(path), "transforms inside the CompositeTransform", "none", "ITK keeps composites whole in .tfm and .h5 only.")
     return transforms[0] if len(transforms) == 1 else Composition(tuple(transforms))
 
 
@@ -58,7 +60,7 @@ def write_itk(path: Any, transform: Transform) -> None:
     """
     path = pathlib.Path(path)
     suffix = path.suffix.lower()
-    check.one_of("path", suffix, (*_TEXT, *_HDF5))
+    check.one_of("path", suffix, (*_TEXT, *_HDF5), "FLIRT's matrices are .fsl, displacements .nii.gz.")
     parts = transform.transforms if isinstance(transform, Composition) else (transform,)
     records = [to_record(t) for t in parts]
     if len(records) > 1:
@@ -255,7 +257,7 @@ def _write_text(path, records):
 
 
 def _read_hdf5(path):
-    h5py = _h5py()
+    h5py = require_h5py()
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -282,7 +284,7 @@ def _numbers(entry, stem):
 
 
 def _write_hdf5(path, records):
-    h5py = _h5py()
+    h5py = require_h5py()
     text = h5py.string_dtype("ascii")
     with h5py.File(path, "w") as file:
         for name, value in (("ITKVersion", "5.4.0"), ("HDFVersion", h5py.version.hdf5_version), ("OSName", "Linux"), ("OSVersion", "0")):
@@ -311,7 +313,8 @@ def _read_matlab(path):
     return [Record(kind, np.ravel(content[names[0]]).astype(float), np.ravel(content["fixed"]).astype(float), ndim)]
 
 
-def _h5py():
+def require_h5py() -> Any:
+    """The module, or an ``ImportError`` that says how to get it."""
     try:
         import h5py
     except ImportError:

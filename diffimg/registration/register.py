@@ -20,7 +20,7 @@ from diffimg.forward.deformation import DisplacementField, FreeForm, VelocityFie
 from diffimg.forward.interpolation import interpolate_planes
 from diffimg.forward.linear_transform import Affine, LinearTransform, Rigid, Translation, rotation_vector
 from diffimg.forward.linear_transform import Similarity as SimilarityTransform
-from diffimg.forward.transform import Transform, grid_planes, to_index
+from diffimg.forward.transform import Composition, Transform, grid_planes, to_index
 from diffimg.registration import stages as kinds
 from diffimg.registration.alignment import Alignment, prepared_image
 from diffimg.registration.pyramid import coarse
@@ -62,7 +62,9 @@ class Result:
 
     def __repr__(self):
         steps = sum(level.iterations for level in self.levels)
-        return f"Result({self.status.name}, {steps} steps, similarity {self.before:.6g} → {self.after:.6g}, {self.transform!r})"
+        kinds = self.transform.transforms if isinstance(self.transform, Composition) else (self.transform,)
+        names = " @ ".join(type(t).__name__ for t in kinds)
+        return f"Result({self.status.name}, {steps} steps, similarity {self.before:.6g} → {self.after:.6g}, {names})"
 
 
 def register(
@@ -88,7 +90,7 @@ def register(
         stages: what is sought, one after the other. Linear stages continue each other; deformations are found on top of what came before.
         similarity: ``SSD``, ``NCC``, ``LNCC``, ``NGF``, ``MutualInformation``, ``MIND``.
         regularizer: of stages that deform, e.g. ``0.1 * Bending()``; a stage may have its own ``penalty``.
-        fixed_mask, moving_mask: ≥ 0, what counts.
+        fixed_mask, moving_mask: ≥ 0, what counts: arrays like the images, or ``data.Volume`` on any grid.
         initial: a transform to begin with, instead of ``Moments``.
         order: of the interpolation, 1 … 5 (1 is usual).
         progress: called with each finished ``Level``.
@@ -103,6 +105,9 @@ def register(
     fixed, fixed_grid, moving_grid = images.fixed, images.fixed_grid, images.moving_grid
     stages = _stages(stages)
     admit(similarity, regularizer, order)
+    if initial is not None and not (isinstance(initial, Transform) and initial.ndim == fixed_grid.ndim):
+        got = type(initial).__name__ if not isinstance(initial, Transform) else f"one of {initial.ndim} axes"
+        check.fail("initial", f"a diffimg transform of {fixed_grid.ndim} axes", got, "e.g. forward.Affine(matrix, offset).")
     similarity = prepared(similarity, images)
     levels: list[Level] = []
 
@@ -181,6 +186,8 @@ def images_of(
         check.fail("fixed, moving", "as many axes in one as in the other", got, remedy)
     fixed_mask, moving_mask = _mask("fixed_mask", fixed_mask, fixed_grid), _mask("moving_mask", moving_mask, moving_grid)
     for name, image, mask in (("fixed", fixed, fixed_mask), ("moving", moving, moving_mask)):
+        if mask is not None and not float(jnp.sum(mask)) > 0:
+            check.fail(f"{name}_mask", f"a mask that leaves something of the {name} image", "nothing", "1 (True) is what counts.")
         seen = None if mask is None else image[mask > 0]
         if seen is not None and float(jnp.min(seen)) == float(jnp.max(seen)):
             check.fail(name, f"an image with contrast inside {name}_mask", f"the value {float(seen[0]):g} everywhere in it")
@@ -232,6 +239,9 @@ def _composed(outer, inner):
 def alignment(images, factor, similarity, frame, penalty, after, order) -> Alignment:
     """The energy at one level: both images coarser by a factor."""
     fixed, fixed_grid = coarse(images.fixed, images.fixed_grid, factor)
+    if max(fixed_grid.shape) < 4 <= max(images.fixed_grid.shape):
+        got = f"{factor:g}, which leaves {fixed_grid.shape} of {images.fixed_grid.shape}"
+        check.fail("levels", "factors that leave 4 samples or more along some axis", got, "e.g. levels=(2, 1).")
     ratio = [max(1.0, factor * a / b) for a, b in zip(_steps_along(images), images.moving_grid.spacing, strict=True)]
     moving, moving_grid = coarse(images.moving, images.moving_grid, ratio if factor > 1 else 1)
     masks = []
@@ -314,10 +324,14 @@ def outcome(energy: Alignment) -> tuple[jax.Array, jax.Array]:
 
 def _no_overlap(fixed_grid, moving_grid):
     got = f"almost none: the middles lie at {np.round(fixed_grid.centre, 1).tolist()} and {np.round(moving_grid.centre, 1).tolist()} mm"
-    check.fail("fixed, moving", "images that overlap", got, "Begin with stages=[Moments(), …], or give initial= or the right grids.")
+    remedy = "Begin with stages=[Moments(), …] (--stages moments,rigid), or give initial= or the right grids."
+    check.fail("fixed, moving", "images that overlap", got, remedy)
 
 
 def _image(name, value, grid):
+    if not check.is_concrete(getattr(value, "image", value)):
+        remedy = "Inside jit or grad take register_batch, or Alignment with solve.run(…, gradient=Implicit())."
+        check.fail(name, "an image with values, as register looks at them", "one that is traced", remedy)
     if isinstance(value, Volume):
         if grid is not None:
             check.fail(f"{name}_grid", "none, the volume has its own", "a grid")
@@ -350,13 +364,23 @@ def _extremes(image):
 def _mask(name, value, grid):
     if value is None:
         return None
+    if isinstance(value, Volume):
+        value = resampled_labels(value, grid)
     mask = jnp.asarray(check.array(name, value)).astype(jnp.float32)
     check.shape(name, mask, grid.shape, "of its image")
     check.minimum(name, mask, 0)
     check.finite(name, mask)
-    if not float(jnp.sum(mask)) > 0:
-        check.fail(name, "a mask that leaves something", "zeros everywhere", "1 (True) is what counts.")
     return mask
+
+
+def resampled_labels(labels: Volume, grid: Grid) -> Any:
+    """Labels or a mask on another grid, by nearest neighbours; 0 beyond them."""
+    if labels.grid == grid or labels.image.shape != labels.grid.shape:
+        return labels.image
+    if labels.grid.ndim != grid.ndim:
+        check.fail("labels, mask", f"{grid.ndim} axes, like the image", f"{labels.grid.ndim}")
+    here = interpolate_planes(labels.image, to_index(grid_planes(grid), labels.grid), 0, "grid-constant")
+    return np.asarray(jnp.broadcast_to(here, grid.shape))
 
 
 def _stages(stages):

@@ -30,7 +30,7 @@ class Stage:
             with SSD or NCC, and L-BFGS otherwise.
 
     Raises:
-        ValueError: no levels, a level below 1, or numbers of steps that do not fit.
+        ValueError: no levels, levels below 1 or that become coarser, or numbers of steps that do not fit.
     """
 
     levels: tuple[float, ...] = (4, 2, 1)
@@ -47,6 +47,8 @@ class Stage:
         if not levels:
             check.fail("levels", "at least one", "none", "levels=(1,) works at full resolution.")
         check.minimum("levels", np.asarray(levels, float), 1, remedy="4 means a quarter of the samples along each axis.")
+        if list(levels) != sorted(levels, reverse=True):
+            check.fail("levels", "factors from coarse to fine", repr(tuple(levels)), f"levels={tuple(sorted(levels, reverse=True))}.")
         object.__setattr__(self, "levels", tuple(levels))
         steps = tuple(self.steps) if isinstance(self.steps, (tuple, list)) else (self.steps,) * len(levels)
         if len(steps) != len(levels):
@@ -129,6 +131,9 @@ class BSpline(Stage):
         super().__post_init__()
         if (self.spacing is None) == (self.mesh is None):
             check.fail("spacing, mesh", "one of the two", "both or neither", "BSpline(spacing=20.0), in mm.")
+        for name in ("spacing", "mesh"):
+            if getattr(self, name) is not None:
+                check.minimum(name, np.asarray(getattr(self, name)), 0, strict=True)
 
     def frame(self, fixed, level, centre, dtype):
         last = spline_lattice(fixed, self.spacing, self.mesh, self.order)

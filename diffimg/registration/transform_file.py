@@ -90,6 +90,8 @@ def from_fsl(matrix: Any, fixed_grid: Grid, moving_grid: Grid) -> Affine:
     Raises:
         ValueError: no invertible 4 × 4 matrix.
     """
+    if isinstance(matrix, (str, pathlib.Path)):
+        check.fail("matrix", "a 4 × 4 matrix", repr(str(matrix)), "read_transform(path, fixed_grid, moving_grid) reads FLIRT's files.")
     matrix = np.asarray(matrix, float)
     check.shape("matrix", matrix, (4, 4), "", "FLIRT writes four rows of four numbers.")
     check.finite("matrix", matrix)

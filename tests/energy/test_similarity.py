@@ -102,6 +102,16 @@ def test_finite_on_constant_and_empty_images(name):
         assert np.isfinite(out) and np.isfinite(slope).all()
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_nan_is_refused_and_inside_jit_stays_nan(name):
+    broken = FIXED.astype(np.float32)
+    broken[2, 3, 4] = np.nan
+    for pair in ((FIXED, broken), (broken, FIXED)):
+        with pytest.raises(ValueError, match="finite"):
+            ALL[name](*pair)
+    assert np.isnan(jax.jit(ALL[name])(np.float32(FIXED), broken))
+
+
 def test_joint_histogram_is_the_same_by_matrix_product(x64):
     from diffimg.energy import mutual_information as module
 

@@ -7,7 +7,7 @@ import pytest
 from small_job import parse, read_json
 
 from diffimg import data, forward, registration
-from diffimg.experiment.recipes import registration as recipe
+from diffimg.experiment.recipes.registration_report import difference, intensity_fit
 
 JOBS = {
     "registration": [
@@ -73,10 +73,13 @@ def test_difference_is_of_the_overlap():
     image = np.random.default_rng(0).random((20, 20))
     cut = np.where(np.arange(20) < 10, image, 0)
     seen = np.broadcast_to(np.arange(20) < 10, image.shape)
-    assert recipe._difference(image, cut, seen) == 0
+    assert difference(image, cut, seen, (1.0, 0.0)) == 0
     inside = (image > image.mean()) & seen
-    assert np.isclose(recipe._difference(image, 0.9 * cut, seen), np.mean(0.01 * image[inside] ** 2) / np.var(image[inside]))
-    assert np.isnan(recipe._difference(image, cut, np.zeros_like(seen)))
+    assert np.isclose(difference(image, 0.9 * cut, seen, (1.0, 0.0)), np.mean(0.01 * image[inside] ** 2) / np.var(image[inside]))
+    fit = intensity_fit(image, 0.9 * cut + 30, seen, "linear")
+    assert np.allclose(fit, (1 / 0.9, -30 / 0.9)) and difference(image, 0.9 * cut + 30, seen, fit) < 1e-20
+    assert intensity_fit(image, cut, seen, "same") == (1, 0) and intensity_fit(image, cut, seen, "other") is None
+    assert np.isnan(difference(image, cut, np.zeros_like(seen), (1.0, 0.0)))
 
 
 @pytest.mark.parametrize(

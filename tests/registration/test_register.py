@@ -149,6 +149,19 @@ def small_alignment(weight, x64=False):
     return Alignment(fixed, prepared_image(np.asarray(image, dtype), 3), SSD(), frame, grid, grid, weight * Diffusion(), order=3)
 
 
+def test_a_mask_with_a_grid_of_its_own():
+    """A mask as a Volume means the places it covers, whatever its samples."""
+    image, grid = brain()
+    mask = np.broadcast_to((np.arange(grid.shape[0]) < 20)[:, None], grid.shape).astype(np.float32)
+    (y, x), (dy, _) = grid.origin, grid.spacing
+    part = Grid((22, *grid.shape[1:]), grid.spacing, (y - 2 * dy, x))
+    np.testing.assert_array_equal(r.resampled_labels(Volume(np.ones(part.shape, np.float32), part), grid), mask)
+    np.testing.assert_array_equal(r.resampled_labels(Volume(mask, grid), grid), mask)
+    far = Volume(mask, Grid(grid.shape, grid.spacing, (1e4, 1e4)))
+    with pytest.raises(ValueError, match="fixed_mask: expected a mask that leaves something"):
+        r.register(image, image, fixed_mask=far, fixed_grid=grid, moving_grid=grid)
+
+
 def test_energy_gradient_and_hessian(x64):
     energy = small_alignment(1e-3, True)
     at = jax.tree.map(lambda v: v + RNG.normal(0, 2, v.shape), energy.start())
@@ -326,6 +339,15 @@ IMAGE = np.random.default_rng(1).uniform(size=(8, 9)).astype(np.float32)
         (lambda: r.register(IMAGE[0], IMAGE[0]), r"fixed: expected \[y, x\]"),
         (lambda: r.BSpline(), "spacing, mesh: expected one of the two"),
         (lambda: r.Rigid(levels=(0.5,)), "levels: expected values ≥ 1"),
+        (lambda: r.Rigid(levels=(1, 2)), "levels: expected factors from coarse to fine"),
+        (lambda: r.register(IMAGE, IMAGE, [r.Rigid(levels=(4,))]), "levels: expected factors that leave 4 samples"),
+        (lambda: r.BSpline(spacing=-5.0), "spacing: expected values > 0"),
+        (lambda: r.register(IMAGE, IMAGE, initial=np.eye(3)), "initial: expected a diffimg transform of 2 axes"),
+        (lambda: r.register(IMAGE, IMAGE, initial=f.Rigid.identity(3)), "initial: expected a diffimg transform of 2 axes"),
+        (lambda: jax.jit(lambda v: r.register(v, IMAGE).warped)(IMAGE), "fixed: expected an image with values.*register_batch"),
+        (lambda: r.register_both_ways(IMAGE, IMAGE, consistency="x"), "consistency: expected a number ≥ 0"),
+        (lambda: r.register_batch(np.stack([IMAGE, 0 * IMAGE]), IMAGE, [r.Rigid()]), "fixed: expected images with contrast.*member 1"),
+        (lambda: r.register_batch(IMAGE, IMAGE, [r.Rigid()], NCC(), Bending(), weights=[-1.0, 1]), "weights: expected values ≥ 0"),
         (lambda: r.Rigid(steps=(3, 4)), "steps: expected one number, or 3"),
         (lambda: r.register_batch(IMAGE, IMAGE, [r.Rigid()], weights=[1.0]), "weights: expected a regularizer"),
         (lambda: r.register_batch(IMAGE[None], np.stack([IMAGE] * 2), [r.Rigid()]), "one batch axis"),

@@ -254,7 +254,7 @@ def _report(config, run, pairs, shown):
 
     from diffimg import forward
     from diffimg.experiment import pictures
-    from diffimg.experiment.recipes.registration import deformed_grid
+    from diffimg.experiment.recipes.registration_report import deformed_grid
     from diffimg.experiment.report import standard_report
 
     grid, fixed, moving = pairs["grid"], pairs["fixed"][0], pairs["moving"][0]

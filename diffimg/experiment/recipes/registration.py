@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from diffimg.experiment.config import Experiment, Section
 from diffimg.experiment.recipes import Recipe
+from diffimg.experiment.recipes.registration_report import Shown, difference, intensity_fit, pages
 from diffimg.experiment.run import Run
 
 Kind = Literal["moments", "translation", "rigid", "similarity", "affine", "bspline", "displacement", "velocity", "implicit"]
@@ -63,8 +64,9 @@ class Config(Experiment):
 
 
 DEFINITIONS = {
-    "similarity": "what is minimised, without the penalty, at full resolution",
-    "nmse_foreground": "mean squared difference to the fixed image over its variance, where it is above its mean and both are",
+    "similarity": "what is minimised (smaller is better), without the penalty, at full resolution",
+    "nmse_foreground": "mean squared difference to the fixed image over its variance, where it is above its mean and both are; for ncc and "
+    "lncc with intensities fitted linearly after registration, for other similarities left out",
     "folding_percent": "inner samples whose Jacobian determinant is not positive",
     "sd_log_jacobian": "standard deviation of log det ∂T/∂x over inner samples",
     "mean_error_mm": "mean distance to the known transform in the foreground (demonstration only)",
@@ -73,6 +75,7 @@ DEFINITIONS = {
     "inverse_consistency_mm": "mean distance, in the foreground, of there and back from the start",
     "seconds": "of the search, compilation included",
 }
+COMPARABLE = {"ssd": "same", "ncc": "linear", "lncc": "linear"}  # intensities of the two images; "other" for the rest
 NAMES = {"translation": "Translation", "rigid": "Rigid", "similarity": "Similar", "affine": "Affine", "bspline": "BSpline"}
 
 
@@ -84,11 +87,15 @@ def function(config: Config, run: Run) -> None:
     import numpy as np
 
     from diffimg import data, forward, registration
+    from diffimg.registration import itk_file
 
     run.define(**DEFINITIONS)
+    if config.transform_file.endswith(".h5"):
+        itk_file.require_h5py()
     with run.stage("read"):
         fixed, moving, truth = _images(config)
-        masks = {name: None if path is None else _slices(data.read(path)).image for name, path in _masks(config).items()}
+        masks = {name: None if path is None else _slices(_read(name, path)) for name, path in _masks(config).items()}
+        labels = _read_labels(config, fixed.grid, moving.grid)
     stages, similarity, penalty = _stages(config, fixed.grid), _similarity(config.similarity), _penalty(config)
     with run.stage("register") as watch:
         started = time.perf_counter()
@@ -116,11 +123,17 @@ def function(config: Config, run: Run) -> None:
         seen = {k: np.asarray(forward.warp(ones, t, 1, "constant", **grids)) > 0.999 for k, t in ways.items()}
         determinant = result.transform.jacobian_determinant(fixed.grid)
         _write(config, run, result, np.asarray(warped), fixed)
+        if back is not None:
+            registration.write_transform(run.folder / f"back_{config.transform_file}", _in_itk(back.transform, moving.grid))
+            inward = forward.warp(fixed.image, back.transform, config.order, "constant", grid=fixed.grid, onto=moving.grid)
+            data.write_nifti(run.folder / "back_warped.nii.gz", data.Volume(np.asarray(inward), moving.grid))
         run.arrays(fixed=np.asarray(fixed.image), warped=np.asarray(warped), before=np.asarray(before), jacobian=np.asarray(determinant))
     with run.stage("judge"):
         scores = {"before": {"similarity": result.before}, "after": {"similarity": result.after, "seconds": seconds}}
+        fit = intensity_fit(np.asarray(fixed.image), np.asarray(warped), seen["after"], COMPARABLE.get(config.similarity, "other"))
         for name, image in (("before", before), ("after", warped)):
-            scores[name]["nmse_foreground"] = _difference(np.asarray(fixed.image), np.asarray(image), seen[name])
+            if fit is not None:
+                scores[name]["nmse_foreground"] = difference(np.asarray(fixed.image), np.asarray(image), seen[name], fit)
         scores["after"]["folding_percent"] = 100 * float(registration.folding(result.transform, fixed.grid))
         scores["after"]["sd_log_jacobian"] = float(registration.log_jacobian_deviation(result.transform, fixed.grid))
         if back is not None:
@@ -133,11 +146,13 @@ def function(config: Config, run: Run) -> None:
             for name, transform in (("before", still), ("after", result.transform)):
                 apart = np.linalg.norm(np.asarray(transform.displacement(fixed.grid) - truth.displacement(fixed.grid)), axis=-1)
                 scores[name]["mean_error_mm"] = float(apart[inside].mean())
-        _labels(config, scores, result, fixed.grid, moving.grid, truth)
+        _labels(config, scores, result, fixed.grid, moving.grid, truth, labels)
         for name, values in scores.items():
             run.metric(name, **values)
     with run.stage("report"):
-        _report(config, run, result, fixed, np.asarray(before), np.asarray(warped), np.asarray(determinant))
+        images = (np.asarray(v) for v in (fixed.image, before, warped))
+        shown = Shown(*images, seen, np.asarray(determinant), fit)
+        pages(config, run, result, fixed.grid, shown, DEFINITIONS)
 
 
 def _images(config):
@@ -147,7 +162,7 @@ def _images(config):
     from diffimg import data, forward, registration
 
     if config.fixed is not None:
-        volumes = [data.read(path) for path in (config.fixed, config.moving)]
+        volumes = [_read(name, path) for name, path in (("fixed", config.fixed), ("moving", config.moving))]
         for name, volume in zip(("fixed", "moving"), volumes, strict=True):
             if volume.image.ndim != volume.grid.ndim:
                 raise ValueError(f"{name}: expected one image, got shape {volume.image.shape}. Take one member of the series: image[0].")
@@ -161,6 +176,28 @@ def _images(config):
     truth = forward.FreeForm(moves, start.lattice)
     fixed = np.asarray(forward.warp(image, truth, 3, grid=grid)) + config.demo.noise * rng.standard_normal(image.shape).astype(np.float32)
     return data.Volume(fixed, grid), data.Volume(image, grid), truth
+
+
+def _read(name, path):
+    from diffimg import data
+
+    try:
+        return data.read(path)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _read_labels(config, fixed_grid, moving_grid):
+    """Labels of both images as integers on the images' grids, or None."""
+    import numpy as np
+
+    from diffimg import registration
+
+    if config.fixed_labels is None:
+        return None
+    ways = (("fixed_labels", config.fixed_labels, fixed_grid), ("moving_labels", config.moving_labels, moving_grid))
+    found = [(_slices(_read(name, path)), grid) for name, path, grid in ways]
+    return [np.round(registration.resampled_labels(v, grid)).astype(np.int32) for v, grid in found]
 
 
 def _slices(volume):
@@ -244,20 +281,15 @@ def _in_itk(transform, grid):
     return DisplacementField.from_world(transform.displacement(grid), grid)
 
 
-def _difference(fixed, image, seen):
-    inside = (fixed > fixed.mean()) & seen
-    return float(((fixed - image)[inside] ** 2).mean() / fixed[inside].var()) if inside.any() else float("nan")
-
-
-def _labels(config, scores, result, fixed_grid, moving_grid, truth):
+def _labels(config, scores, result, fixed_grid, moving_grid, truth, given):
     """Dice and HD95 of labels, before and after."""
     import numpy as np
 
     from diffimg import data, forward, metrics, registration
 
     still = forward.Translation(np.zeros(fixed_grid.ndim, np.float32))
-    if config.fixed_labels is not None:
-        there, moving = (np.round(_slices(data.read(p)).image).astype(np.int32) for p in (config.fixed_labels, config.moving_labels))
+    if given is not None:
+        there, moving = given
     elif truth is not None and config.fixed is None:
         tissues = [np.asarray(data.sample(f"mni152_{k}").image, np.float32) for k in ("gm", "wm")]
         grey, white = (np.asarray(registration.coarse(t / t.max(), data.Grid(t.shape), config.demo.factor)[0]) for t in tissues)
@@ -273,87 +305,5 @@ def _labels(config, scores, result, fixed_grid, moving_grid, truth):
         scores[name]["hd95_mm"] = float(np.mean(distances))
 
 
-def _report(config, run, result, fixed, before, warped, determinant):
-    import numpy as np
-
-    from diffimg.experiment import pictures
-    from diffimg.experiment.report import standard_report
-
-    grid = fixed.grid
-    middle = (lambda v: v) if grid.ndim == 2 else (lambda v: v[grid.shape[0] // 2])
-    image, first, last, change = (middle(np.asarray(v)) for v in (fixed.image, before, warped, determinant))
-    low, high = float(np.quantile(image, 0.005)), float(np.quantile(image, 0.999))
-    window, pixel = (low, high), grid.spacing[-1]
-    error = 0.3 * (high - low)
-    board = checkerboard(image, last)
-    panel = lambda v, title: pictures.Panel(v, title, window=window, pixel_size=pixel)  # noqa: E731
-    difference = lambda v, title: pictures.Panel(v - image, title, window=(-error, error), colors="RdBu_r")  # noqa: E731
-    rows = [
-        [panel(image, "fixed"), panel(first, "moving, as it lies"), panel(last, "moving, registered"), panel(board, "checkerboard")],
-        [
-            None,
-            difference(first, "difference before"),
-            difference(last, "difference after"),
-            pictures.Panel(change, "Jacobian determinant", window=(0.5, 1.5), colors="PuOr"),
-        ],
-    ]
-    lattice = deformed_grid(result.transform, grid)
-    run.write("overview.png", pictures.png(pictures.grid(rows, config.title or "Registration")))
-    run.write("grid.png", pictures.png(lattice(image, window)))
-    report = standard_report(run, config.title or "Registration", config.description or "", DEFINITIONS)
-    report.table("Measures", run.metrics["methods"], [c for c in DEFINITIONS if any(c in m for m in run.metrics["methods"].values())])
-    stages = {
-        f"{k + 1} {level.stage} {'×'.join(map(str, level.shape))}": {
-            "status": level.status.name, "iterations": level.iterations, "before": level.before, "after": level.after
-        }
-        for k, level in enumerate(result.levels)
-    }  # fmt: skip
-    report.table("Levels (energy with the penalty)", stages, ["status", "iterations", "before", "after"])
-    report.images("Swipe between them", {"fixed": image, "moving, as it lies": first, "moving, registered": last}, window, pixel_size=pixel)
-    report.picture("Overview", (run.folder / "overview.png").read_bytes())
-    report.picture("Where the fixed image's grid goes", (run.folder / "grid.png").read_bytes())
-    run.write("report.html", report.html())
-
-
-def checkerboard(a: Any, b: Any, squares: int = 8) -> Any:
-    """Squares of one image and the other in turn, ``[y, x]``."""
-    import numpy as np
-
-    y, x = np.indices(np.shape(a))
-    size = max(2, max(np.shape(a)) // squares)
-    return np.where((y // size + x // size) % 2 == 0, a, b)
-
-
-def deformed_grid(transform: Any, grid: Any) -> Any:
-    """A drawing function (image, window) → figure: lines of the fixed grid where the transform takes them, in the plane of the slice."""
-    import numpy as np
-
-    u = np.asarray(transform.displacement(grid)) @ np.asarray(grid.direction) / np.asarray(grid.spacing)
-    u = u if grid.ndim == 2 else u[grid.shape[0] // 2][..., 1:]
-
-    def draw(image, window):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 8 * image.shape[0] / image.shape[1]), facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        ax = figure.subplots()
-        ax.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], alpha=0.6)
-        y, x = np.indices(image.shape)
-        step = max(2, max(image.shape) // 25)
-        for k in range(0, image.shape[0], step):
-            ax.plot((x + u[..., 1])[k], (y + u[..., 0])[k], color="tab:orange", linewidth=0.8)
-        for k in range(0, image.shape[1], step):
-            ax.plot((x + u[..., 1])[:, k], (y + u[..., 0])[:, k], color="tab:orange", linewidth=0.8)
-        arrows = (slice(step // 2, None, step),) * 2
-        ax.quiver(
-            x[arrows], y[arrows], u[..., 1][arrows], u[..., 0][arrows],
-            angles="xy", scale_units="xy", scale=1, color="tab:blue", width=0.002,
-        )  # fmt: skip
-        ax.set_axis_off()
-        return figure
-
-    return draw
-
-
-recipe = Recipe(Config, function, ("similarity", "nmse_foreground", "mean_error_mm", "dice", "hd95_mm", "folding_percent", "seconds"))
+HEADLINE = ("similarity", "nmse_foreground", "mean_error_mm", "dice", "hd95_mm", "folding_percent", "sd_log_jacobian")
+recipe = Recipe(Config, function, (*HEADLINE, "inverse_consistency_mm", "seconds"))
