@@ -94,6 +94,7 @@ def show_command(config: Config, set_: Set = [], debug: Debug = False) -> None: 
 
 _STAGES = "One after the other: moments, translation, rigid, similarity, affine, bspline, displacement, velocity, implicit."
 _SPACING = "Between the control points of bspline; default a tenth of the image."
+_WEIGHT = "Of the regularizer: more for images of unlike contrast or noise; default 10 for bending and curvature, 0.1 or less for others."
 _TRANSFORM_FILE = "transform.tfm, or transform.h5 (needs the extra io)."
 _PENALTIES = "bending, diffusion, elastic, curvature, tv, volume or folding."
 
@@ -107,7 +108,7 @@ def register_command(
     similarity: Annotated[str, typer.Option("--similarity", help="ssd, ncc, lncc, mi, nmi, ngf or mind.")] = "ncc",
     spacing: Annotated[float | None, typer.Option("--spacing", metavar="MM", help=_SPACING)] = None,
     regularizer: Annotated[str, typer.Option("--regularizer", help=_PENALTIES)] = "bending",
-    weight: Annotated[float, typer.Option("--weight", help="Of the regularizer.")] = 1.0,
+    weight: Annotated[float | None, typer.Option("--weight", help=_WEIGHT)] = None,
     levels: Annotated[str, typer.Option("--levels", metavar="A,B,…", help="How many times coarser each level is.")] = "4,2,1",
     steps: Annotated[int, typer.Option("--steps", help="Of the search, at each level (and of the joint one of --consistency).")] = 50,
     order: Annotated[int, typer.Option("--order", help="Of the spline that interpolates the result.")] = 3,

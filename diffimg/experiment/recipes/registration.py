@@ -46,7 +46,7 @@ class Config(Experiment):
     )
     similarity: Literal["ssd", "ncc", "lncc", "mi", "nmi", "ngf", "mind"] = "ncc"
     regularizer: Literal["bending", "diffusion", "elastic", "curvature", "tv", "volume", "folding"] = "bending"
-    weight: float = Field(default=1.0, ge=0)
+    weight: float | None = Field(default=None, ge=0)  # of the regularizer; default WEIGHTS
     order: int = Field(default=3, ge=0, le=5)  # of the interpolation of the result
     both_ways: bool = False  # register moving ← fixed, too, to judge how far the two are from inverses of each other
     consistency: float = Field(default=0.0, ge=0)  # per mm²: both ways, and in the end together, held to be inverses
@@ -76,6 +76,8 @@ DEFINITIONS = {
     "seconds": "of the search, compilation included",
 }
 COMPARABLE = {"ssd": "same", "ncc": "linear", "lncc": "linear"}  # intensities of the two images; "other" for the rest
+# beside ncc, at 4 mm: a known 5 mm deformation is found within a tenth of the best weight's error, a known rigid motion is bent least
+WEIGHTS = {"bending": 10.0, "curvature": 10.0, "diffusion": 0.1, "elastic": 0.1, "tv": 0.01, "volume": 0.01, "folding": 1.0}
 NAMES = {"translation": "Translation", "rigid": "Rigid", "similarity": "Similar", "affine": "Affine", "bspline": "BSpline"}
 
 
@@ -261,7 +263,7 @@ def _penalty(config):
 
     kind = {"bending": energy.Bending, "diffusion": energy.Diffusion, "elastic": energy.Elastic, "curvature": energy.Curvature}
     kind |= {"tv": energy.VectorTotalVariation, "volume": energy.VolumeChange, "folding": energy.Folding}
-    return config.weight * kind[config.regularizer]()
+    return (WEIGHTS[config.regularizer] if config.weight is None else config.weight) * kind[config.regularizer]()
 
 
 def _write(config, run, result, warped, fixed):
