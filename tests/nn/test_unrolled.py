@@ -120,7 +120,7 @@ def test_modl_without_a_network_is_iterated_tikhonov(complex_values, x64):
     value = lambda log: jnp.sum(jnp.abs(apply(params | {"log_weight": log}, y, A)) ** 2)  # noqa: E731
     h = 1e-4
     numeric = (value(np.log(0.2) + h) - value(np.log(0.2) - h)) / (2 * h)
-    np.testing.assert_allclose(jax.grad(value)(jnp.log(0.2)), numeric, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(value)(jnp.log(0.2)), numeric, rtol=1e-6, atol=1e-9)  # masked FFT: λ changes nothing
 
 
 def test_primal_dual_can_be_gradient_descent(x64):
