@@ -125,7 +125,9 @@ def test_the_same_energy_by_every_principle_and_seeds(job, tmp_path):
     score = ["diffusion.widths=[4,8]", "diffusion.blocks=1", "diffusion.steps=6", "diffusion.levels=5"]
     m = job("learned_comparison", JOBS["learned_comparison"] + few + cheap + score)
     for name in ("adversarial", "likelihood", "score"):
-        assert m[f"CT, ridge, {name}"]["psnr_db"] > 20 and 0 < m[f"CT, ridge, {name}"]["coverage_90"] <= 1
+        row = m[f"CT, ridge, {name}"]
+        assert row["psnr_db"] > 20
+        assert ("coverage_90" in row) == (row["chain_rhat"] < 1.1)  # two steps settle nothing, and then nothing is claimed
     repeated = [row for row in m.values() if "seeds" in row]
     assert len(repeated) == 1 and repeated[0]["psnr_sd_db"] > 0 and 0 < repeated[0]["coverage_90"] <= 1
 
