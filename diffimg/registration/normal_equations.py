@@ -37,7 +37,8 @@ def _of_columns(energy, parameters):
     columns = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))  # [n, samples]
     weights = _normalised(weights)
     matrix = _dot(columns * weights, columns.T)
-    return value, *_equations(energy, value, warped, weights, matrix, lambda image: _dot(columns, image))
+    gradient, matrix = _equations(energy, value, warped, weights, matrix, lambda image: _dot(columns, image))
+    return value, gradient, matrix
 
 
 def _of_linear(energy, parameters):
@@ -81,7 +82,8 @@ def _of_linear(energy, parameters):
     def against(image):
         return product(push.T, jnp.concatenate([once(slope * image.reshape(grid.shape)) for slope in slopes]))
 
-    return value, *_equations(energy, value, warped.ravel(), weights.ravel(), matrix, against)
+    gradient, matrix = _equations(energy, value, warped.ravel(), weights.ravel(), matrix, against)
+    return value, gradient, matrix
 
 
 def _equations(energy, value, warped, weights, products, against):
