@@ -94,7 +94,7 @@ def show_command(config: Config, set_: Set = [], debug: Debug = False) -> None: 
 
 _STAGES = "One after the other: moments, translation, rigid, similarity, affine, bspline, displacement, velocity, implicit."
 _SPACING = "Between the control points of bspline; default a tenth of the image."
-_WEIGHT = "Of the regularizer: more for images of unlike contrast or noise; default 10 for bending and curvature, 0.1 or less for others."
+_WEIGHT = "Of the regularizer: more for images of unlike contrast or noise; default 10 for bending and curvature, 1 or less for others."
 _TRANSFORM_FILE = "transform.tfm, or transform.h5 (needs the extra io)."
 _PENALTIES = "bending, diffusion, elastic, curvature, tv, volume or folding."
 
