@@ -62,7 +62,7 @@ def grid(rows: Sequence[Sequence[Panel | Plot | None]], title: str = "", width: 
     head = 0.3 + 0.25 * len(title.splitlines()) if title else 0.1
     # one or two plots are broad, so that the page shows them whole
     aspect = 0.6 if columns < 3 and not any(isinstance(panel, Panel) for row in rows for panel in row) else 1.0
-    height = len(rows) * (0.87 * cell * aspect + (1.0 if aspect < 1 else 0.6)) + head
+    height = len(rows) * (0.87 * cell * aspect + (0.6 if aspect < 1 else 0.2)) + sum(_lines(row, cell) for row in rows) + head
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -78,9 +78,7 @@ def grid(rows: Sequence[Sequence[Panel | Plot | None]], title: str = "", width: 
                 _plot(ax, panel, aspect)
                 continue
             drawn = _draw(ax, panel)
-            # a long line would push the columns apart
-            lines = [textwrap.fill(line, max(14, int(7 * cell))) for line in panel.title.splitlines()]
-            ax.set_title("\n".join(lines), fontsize=13)
+            ax.set_title(_title(panel, cell), fontsize=13)
             following = row[k + 1] if k + 1 < columns else None
             if not isinstance(following, Panel) or _scale(following) != _scale(panel):
                 bar = figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02, extend=_overflow(row, panel))
@@ -149,6 +147,19 @@ def symmetric_window(images: Sequence[Any], quantile: float = 0.995) -> tuple[fl
     digits = 1 - math.floor(math.log10(w))
     w = math.ceil(w * 10**digits) / 10**digits
     return -w, w
+
+
+def _title(panel: Panel, cell: float) -> str:
+    """A long line would push the columns apart."""
+    return "\n".join(textwrap.fill(line, max(14, int(7 * cell))) for line in panel.title.splitlines())
+
+
+def _lines(row: Sequence[Panel | Plot | None], cell: float) -> float:
+    """Inches that the titles and captions of a row take."""
+    panels = [panel for panel in row if isinstance(panel, Panel)]
+    titles = max((_title(panel, cell).count("\n") for panel in panels), default=0)
+    captions = max((panel.caption.count("\n") for panel in panels), default=0)
+    return 0.24 * (1 + titles) + 0.2 * (1 + captions)
 
 
 def _draw(ax: Axes, panel: Panel):
