@@ -35,7 +35,7 @@ def pytest_runtest_teardown(item, nextitem):
                 jax.clear_caches()
 
 
-LONGER = pathlib.Path(__file__).with_name("longer.txt")  # what takes more than about eight seconds of a core and has shorter company
+LONGER = pathlib.Path(__file__).with_name("longer.txt")  # what takes more than about four seconds of a core and has shorter company
 
 
 @pytest.hookimpl(tryfirst=True)
