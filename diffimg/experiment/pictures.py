@@ -62,7 +62,7 @@ def grid(rows: Sequence[Sequence[Panel | Plot | None]], title: str = "", width: 
     head = 0.3 + 0.25 * len(title.splitlines()) if title else 0.1
     # one or two plots are broad, so that the page shows them whole
     aspect = 0.6 if columns < 3 and not any(isinstance(panel, Panel) for row in rows for panel in row) else 1.0
-    height = len(rows) * (0.87 * cell * aspect + (0.6 if aspect < 1 else 0.2)) + sum(_lines(row, cell) for row in rows) + head
+    height = len(rows) * (0.87 * cell * aspect + (0.6 if aspect < 1 else 0.2)) + sum(_text_height(row, cell) for row in rows) + head
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -150,11 +150,11 @@ def symmetric_window(images: Sequence[Any], quantile: float = 0.995) -> tuple[fl
 
 
 def _title(panel: Panel, cell: float) -> str:
-    """A long line would push the columns apart."""
+    """The title in lines that fit the column: a longer one would push the columns apart."""
     return "\n".join(textwrap.fill(line, max(14, int(7 * cell))) for line in panel.title.splitlines())
 
 
-def _lines(row: Sequence[Panel | Plot | None], cell: float) -> float:
+def _text_height(row: Sequence[Panel | Plot | None], cell: float) -> float:
     """Inches that the titles and captions of a row take."""
     panels = [panel for panel in row if isinstance(panel, Panel)]
     titles = max((_title(panel, cell).count("\n") for panel in panels), default=0)
